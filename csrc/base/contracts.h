@@ -1,0 +1,11 @@
+// Macros every room uses.
+// KVANT_INLINE marks helpers that instruction-set TUs reach: they must never become a shared
+// (weak) symbol, or the linker may keep the AVX-512 copy of a helper for every caller.
+#pragma once
+
+#define KVANT_INLINE static inline __attribute__((always_inline))
+#define KVANT_MEMBER inline __attribute__((always_inline))
+#define KVANT_ASSUME(condition) \
+  do {                          \
+    if (!(condition)) __builtin_unreachable(); \
+  } while (0)

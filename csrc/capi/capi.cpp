@@ -1,0 +1,148 @@
+// The front door: every argument is checked here, once; behind it everything assumes.
+#include "capi/kvant.h"
+
+#include <cstring>
+
+#include "codec/codec.h"
+#include "files/strings.h"
+#include "isa/select.h"
+#include "runtime/buffer.h"
+#include "runtime/pool.h"
+
+using namespace kvant;
+
+namespace {
+
+static_assert(int32_t(Code::ok) == KVANT_OK && int32_t(Code::bad_shape) == KVANT_BAD_SHAPE);
+static_assert(int32_t(Code::bad_format) == KVANT_BAD_FORMAT && int32_t(Code::busy) == KVANT_BUSY);
+static_assert(int32_t(Code::unsupported_isa) == KVANT_UNSUPPORTED_ISA);
+static_assert(int32_t(Float::f32) == KVANT_F32 && int32_t(Float::f16) == KVANT_F16);
+static_assert(sizeof(kvant_row_error) == sizeof(RowError));
+
+thread_local const char* last_error = "no error";
+
+int32_t report(Status status) {
+  if (!status.ok()) last_error = status.what;
+  return int32_t(status.code);
+}
+
+int32_t fail(Code code, const char* what) { return report({code, what}); }
+
+Status check_matrix(int32_t format, int64_t rows, int64_t cols, int32_t type) {
+  if (format < 0 || format >= kFormatCount) return {Code::bad_format, "no such format"};
+  if (type < KVANT_F32 || type > KVANT_BF16) return {Code::bad_format, "no such element type"};
+  if (rows < 0 || cols < 0) return {Code::bad_shape, "negative number of rows or columns"};
+  if (cols % kFormats.row[format].block) return {Code::bad_shape, "columns are not a multiple of the block"};
+  if (rows > 0 && cols > INT64_MAX / 16 / rows) return {Code::bad_shape, "too many elements"};
+  return {};
+}
+
+Status check_importance(const float* importance, int64_t rows, int64_t rows_per_vector) {
+  if (importance && rows > 0 && rows_per_vector < 1) {
+    return {Code::bad_shape, "importance needs at least one row per vector"};
+  }
+  return {};
+}
+
+}  // namespace
+
+#define KVANT_CHECK(call) \
+  if (const Status status = (call); !status.ok()) return report(status)
+
+extern "C" {
+
+#define KVANT_EXPORT __attribute__((visibility("default")))
+
+KVANT_EXPORT const char* kvant_version(void) { return KVANT_VERSION; }
+
+KVANT_EXPORT const char* kvant_error_text(void) { return last_error; }
+
+KVANT_EXPORT int32_t kvant_format_count(void) { return kFormatCount; }
+
+KVANT_EXPORT int32_t kvant_format_info(int32_t format, kvant_format* info) {
+  if (format < 0 || format >= kFormatCount) return fail(Code::bad_format, "no such format");
+  const FormatInfo& f = kFormats.row[format];
+  *info = {f.name, f.ggml_type, f.block, f.block_bytes, f.group, f.can_encode, f.uses_importance};
+  return KVANT_OK;
+}
+
+KVANT_EXPORT int32_t kvant_format_find(const char* name) {
+  for (int32_t i = 0; i < kFormatCount; ++i) {
+    if (strcmp(kFormats.row[i].name, name) == 0) return i;
+  }
+  return fail(Code::bad_format, "no such format");
+}
+
+KVANT_EXPORT int32_t kvant_isa_count(void) { return isa_count(); }
+KVANT_EXPORT const char* kvant_isa_name(int32_t index) { return isa_name(index); }
+KVANT_EXPORT bool kvant_isa_supported(int32_t index) { return isa_supported(index); }
+
+KVANT_EXPORT const char* kvant_isa_current(void) {
+  const Kernels* k;
+  return report(current_kernels(k)) == KVANT_OK ? k->name : nullptr;
+}
+
+KVANT_EXPORT int32_t kvant_isa_use(const char* name) { return report(use_isa(name)); }
+
+KVANT_EXPORT int32_t kvant_threads(void) { return threads(); }
+KVANT_EXPORT void kvant_set_threads(int32_t n) { set_threads(n); }
+
+KVANT_EXPORT void* kvant_buffer_alloc(size_t bytes) { return allocate_buffer(bytes); }
+KVANT_EXPORT void kvant_buffer_free(void* buffer, size_t bytes) { free_buffer(buffer, bytes); }
+
+KVANT_EXPORT int32_t kvant_encode(int32_t format, const void* x, int32_t type, int64_t rows, int64_t cols,
+                                  int64_t row_stride, const float* importance, int64_t rows_per_vector,
+                                  uint8_t* out, int64_t out_bytes, int32_t threads, int64_t* nonfinite) {
+  if (nonfinite) *nonfinite = -1;
+  KVANT_CHECK(check_matrix(format, rows, cols, type));
+  const FormatInfo& info = kFormats.row[format];
+  if (!info.can_encode) return fail(Code::bad_format, "this format can only be decoded");
+  KVANT_CHECK(check_importance(importance, rows, rows_per_vector));
+  if (out_bytes != rows * (cols / info.block * info.block_bytes)) {
+    return fail(Code::bad_shape, "output has the wrong number of bytes");
+  }
+  int64_t found = -1;
+  const Status status = encode({x, Float(type), rows, cols, row_stride}, format, {importance, rows_per_vector}, out,
+                               threads, found);
+  if (nonfinite) *nonfinite = found;
+  return report(status);
+}
+
+KVANT_EXPORT int32_t kvant_decode(int32_t format, const uint8_t* data, int64_t row_stride, int64_t data_rows,
+                                  const int64_t* index, int64_t rows, int64_t cols, int32_t type, void* out,
+                                  int32_t threads) {
+  KVANT_CHECK(check_matrix(format, rows, cols, type));
+  if (index) {
+    for (int64_t i = 0; i < rows; ++i) {
+      if (index[i] < 0 || index[i] >= data_rows) return fail(Code::bad_shape, "row index out of range");
+    }
+  } else if (rows > data_rows) {
+    return fail(Code::bad_shape, "more rows wanted than there are");
+  }
+  return report(decode({data, format, rows, cols, row_stride, index}, Float(type), out, threads));
+}
+
+KVANT_EXPORT int32_t kvant_row_errors(int32_t format, const uint8_t* data, int64_t data_row_stride, const void* x,
+                                      int32_t type, int64_t rows, int64_t cols, int64_t row_stride,
+                                      const float* importance, int64_t rows_per_vector, kvant_row_error* out,
+                                      int32_t threads) {
+  KVANT_CHECK(check_matrix(format, rows, cols, type));
+  KVANT_CHECK(check_importance(importance, rows, rows_per_vector));
+  return report(row_errors({x, Float(type), rows, cols, row_stride},
+                           {data, format, rows, cols, data_row_stride, nullptr}, {importance, rows_per_vector},
+                           reinterpret_cast<RowError*>(out), threads));
+}
+
+KVANT_EXPORT int32_t kvant_validate(int32_t format, const uint8_t* data, int64_t row_stride, int64_t rows,
+                                    int64_t cols, int32_t threads, int64_t* block) {
+  *block = -1;
+  KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
+  return report(first_invalid_block({data, format, rows, cols, row_stride, nullptr}, threads, *block));
+}
+
+KVANT_EXPORT int64_t kvant_scan_strings(const uint8_t* data, int64_t size, int64_t offset, int64_t count,
+                                        bool* utf8, uint64_t* offsets) {
+  return scan_strings(data, size, offset, count, *utf8, offsets);
+}
+
+}  // extern "C"

@@ -1,0 +1,147 @@
+/* kvant: block quantization for inference code, in C.
+ *
+ * The model. A tensor is rows of `cols` elements. A format packs each row into blocks: `block`
+ * elements become `block_bytes` bytes, so a packed row has cols / block * block_bytes bytes, and a
+ * row must be a multiple of the block. Encoding gives the bytes llama.cpp writes, decoding its
+ * floats; both depend on the inputs only, not on the processor or the number of threads.
+ *
+ * Every function that can fail returns 0 or a negative code; kvant_error_text explains the last
+ * failure of the calling thread. Nothing prints, aborts or keeps pointers to your memory. All
+ * functions may be called from any thread.
+ */
+#ifndef KVANT_H
+#define KVANT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* cffi:begin */
+
+/* Codes. */
+enum {
+  KVANT_OK = 0,
+  KVANT_BAD_SHAPE = -1,
+  KVANT_BAD_FORMAT = -2,
+  KVANT_BAD_ALIGNMENT = -3,
+  KVANT_NO_MEMORY = -4,
+  KVANT_IO = -5,
+  KVANT_UNSUPPORTED_ISA = -6,
+  KVANT_BUSY = -7
+};
+
+/* Element types of float arrays. */
+enum { KVANT_F32 = 0, KVANT_F16 = 1, KVANT_BF16 = 2 };
+
+/* "major.minor.patch". */
+const char* kvant_version(void);
+
+/* What went wrong in this thread's last failing call; never null. */
+const char* kvant_error_text(void);
+
+/* ---- formats ---- */
+
+typedef struct {
+  const char* name;
+  int32_t ggml_type;       /* id in GGUF files */
+  int32_t block;           /* elements */
+  int32_t block_bytes;
+  int32_t group;           /* elements that share a scale */
+  bool can_encode;
+  bool uses_importance;    /* whether importance weights change the bytes */
+} kvant_format;
+
+/* Formats are numbered 0 .. count - 1. */
+int32_t kvant_format_count(void);
+
+/* Fills `info`; KVANT_BAD_FORMAT when there is no such format. */
+int32_t kvant_format_info(int32_t format, kvant_format* info);
+
+/* Number of the format of that name, or KVANT_BAD_FORMAT. */
+int32_t kvant_format_find(const char* name);
+
+/* ---- instruction sets ---- */
+
+int32_t kvant_isa_count(void);
+
+/* Names are listed best first; null when index is out of range. */
+const char* kvant_isa_name(int32_t index);
+bool kvant_isa_supported(int32_t index);
+
+/* Name of the ISA in use. The first use of any ISA reads KVANT_ISA; null when that names one that
+ * is unknown or that this machine lacks. */
+const char* kvant_isa_current(void);
+
+/* Uses another ISA from now on; KVANT_UNSUPPORTED_ISA leaves the choice as it was. */
+int32_t kvant_isa_use(const char* name);
+
+/* ---- threads and memory ---- */
+
+/* Threads of one call; default: physical cores this process may use, or KVANT_THREADS. */
+int32_t kvant_threads(void);
+
+/* n < 1 sets the default again. */
+void kvant_set_threads(int32_t n);
+
+/* Zeroed memory, aligned to 64 bytes; from 2 MiB on aligned to 2 MiB, in huge pages where the system
+ * gives them. Null when there is none. Free with the same size. */
+void* kvant_buffer_alloc(size_t bytes);
+void kvant_buffer_free(void* buffer, size_t bytes);
+
+/* ---- coding ---- */
+
+/* Encodes rows x cols floats.
+ *   x, type, row_stride   the floats; row_stride counts elements from row to row
+ *   importance            weights [vectors, cols], each for rows_per_vector rows in turn; or null
+ *   out, out_bytes        rows * cols / block * block_bytes bytes
+ *   threads               at most; 0 for the set number
+ *   nonfinite             receives row * cols + col of the first NaN or infinity, else -1; may be null
+ * KVANT_BAD_SHAPE for a NaN or an infinity, a row that is no multiple of the block, or a wrong size;
+ * `out` is unspecified after a NaN or an infinity and untouched after other failures. */
+int32_t kvant_encode(int32_t format, const void* x, int32_t type, int64_t rows, int64_t cols,
+                     int64_t row_stride, const float* importance, int64_t rows_per_vector, uint8_t* out,
+                     int64_t out_bytes, int32_t threads, int64_t* nonfinite);
+
+/* Decodes rows x cols elements to `type`.
+ *   data, row_stride      packed rows, row_stride bytes from row to row, data_rows of them
+ *   index                 row i of the result is packed row index[i]; null for 0 .. rows - 1
+ *   out                   rows x cols floats without gaps */
+int32_t kvant_decode(int32_t format, const uint8_t* data, int64_t row_stride, int64_t data_rows,
+                     const int64_t* index, int64_t rows, int64_t cols, int32_t type, void* out,
+                     int32_t threads);
+
+/* Sums over one row of originals x and decoded y, e = x - y, w the importance or 1. */
+typedef struct {
+  double ee, xx, yy, xy, wee, wxx, max;
+} kvant_row_error;
+
+/* Measures packed rows against the floats they were made from; fills one struct per row. */
+int32_t kvant_row_errors(int32_t format, const uint8_t* data, int64_t data_row_stride, const void* x,
+                         int32_t type, int64_t rows, int64_t cols, int64_t row_stride,
+                         const float* importance, int64_t rows_per_vector, kvant_row_error* out,
+                         int32_t threads);
+
+/* Looks for blocks that no encoder writes (scales that are not finite, codes outside the format).
+ * block receives the index of the first, else -1. */
+int32_t kvant_validate(int32_t format, const uint8_t* data, int64_t row_stride, int64_t rows, int64_t cols,
+                       int32_t threads, int64_t* block);
+
+/* ---- files ---- */
+
+/* Walks `count` strings (u64 length, bytes) from `offset` on. Returns the offset behind the last, or
+ * -1 when they run past `size`. utf8 receives whether all are well-formed. offsets, when not null,
+ * receives count + 1 places: where each length stands, and the end. */
+int64_t kvant_scan_strings(const uint8_t* data, int64_t size, int64_t offset, int64_t count, bool* utf8,
+                           uint64_t* offsets);
+
+/* cffi:end */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

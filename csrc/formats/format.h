@@ -1,0 +1,128 @@
+// What a format is, and the two shapes its code works on.
+//
+// A format class has
+//   kInfo                      its row in the format table
+//   kHasMin, kTable            whether groups carry a minimum; the 16-entry table codes index, or null
+//   kRowMeanSquare             (optional) importance weights need the mean square of the whole row
+//   valid(block)               (optional) more than "scales are finite"
+//   unpack(block, u)           bytes -> codes, one scale (and minimum) per group: y = scale*code - min
+//   encode<V, kWeighted>(in, out)  sixteen blocks at once, one block per lane (formats that encode)
+// and includes no intrinsics: V supplies the words. unpack() is plain C++ over bytes.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "base/contracts.h"
+#include "base/f16.h"
+
+namespace kvant {
+
+constexpr int kMaxBlock = 256;
+
+struct FormatInfo {
+  const char* name;
+  int32_t ggml_type;    // id in GGUF files
+  int32_t block;        // elements
+  int32_t block_bytes;
+  int32_t group;        // elements that share a scale
+  bool can_encode;
+  bool uses_importance; // whether importance weights change the bytes
+};
+
+template <int kBlock, int kGroup>
+struct Unpacked {
+  alignas(64) int8_t codes[kBlock];
+  float scale[kBlock / kGroup];
+  float min[kBlock / kGroup];
+};
+
+template <class Format>
+using UnpackedOf = Unpacked<Format::kInfo.block, Format::kInfo.group>;
+
+// Sixteen blocks, transposed: x[i * 16 + lane] is element i of the block of that lane.
+template <class V>
+struct Batch {
+  const float* x;
+  const float* importance;           // like x; null when there is none
+  typename V::F row_mean_square;     // of the row each lane's block lies in; set when importance is
+};
+
+KVANT_INLINE uint16_t load_u16(const uint8_t* p) {
+  uint16_t u;
+  memcpy(&u, p, 2);
+  return u;
+}
+KVANT_INLINE uint32_t load_u32(const uint8_t* p) {
+  uint32_t u;
+  memcpy(&u, p, 4);
+  return u;
+}
+KVANT_INLINE uint64_t load_u64(const void* p) {
+  uint64_t u;
+  memcpy(&u, p, 8);
+  return u;
+}
+KVANT_INLINE void store_u16(uint8_t* p, uint16_t u) { memcpy(p, &u, 2); }
+KVANT_INLINE void store_u32(uint8_t* p, uint32_t u) { memcpy(p, &u, 4); }
+KVANT_INLINE void store_u64(void* p, uint64_t u) { memcpy(p, &u, 8); }
+KVANT_INLINE float load_f16_field(const uint8_t* p) { return f16_to_f32(load_u16(p)); }
+
+// Halves of a float per lane, ready to be written into sixteen blocks. A NaN (overflowing blocks
+// reach inf / inf) is stored as x86 makes it, whatever the processor.
+template <class V>
+struct LaneHalves {
+  uint16_t bits[16];
+  KVANT_MEMBER explicit LaneHalves(typename V::F x) {
+    V::store_f16(bits, x);
+    for (int lane = 0; lane < 16; ++lane) {
+      if ((bits[lane] & 0x7fff) > 0x7c00) bits[lane] = 0xfe00;
+    }
+  }
+  KVANT_MEMBER uint16_t operator[](int lane) const { return bits[lane]; }
+};
+
+// Codes of sixteen blocks: written element by element with one block per lane, read block by block.
+template <class V, int n>
+class CodeTile {
+ public:
+  using I = typename V::I;
+
+  // Codes 4k .. 4k + 3; only their low eight bits count.
+  KVANT_MEMBER void put(int k, I c0, I c1, I c2, I c3) {
+    const I low = V::splat_i(255);
+    const I word = ((c0 & low) | (c1 & low).template shl<8>()) |
+                   ((c2 & low).template shl<16>() | c3.template shl<24>());
+    V::store_i(words_[k], word);
+  }
+
+  KVANT_MEMBER void finish() {
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      const float* rows[16];
+      for (int k = 0; k < 16; ++k) rows[k] = reinterpret_cast<const float*>(words_[chunk * 16 + k % kRows]);
+      V::transpose(rows, 16, reinterpret_cast<float*>(bytes_[chunk][0]));
+    }
+  }
+
+  KVANT_MEMBER void read(int lane, uint8_t* codes) const {
+    if constexpr (kChunks == 1) {
+      memcpy(codes, bytes_[0][lane], n);
+    } else {
+      for (int chunk = 0; chunk < kChunks; ++chunk) memcpy(codes + chunk * 64, bytes_[chunk][lane], 64);
+    }
+  }
+
+ private:
+  static constexpr int kChunks = (n + 63) / 64;
+  static constexpr int kRows = n / 4 < 16 ? n / 4 : 16;
+  alignas(64) int32_t words_[n / 4][16];
+  alignas(64) uint8_t bytes_[kChunks][16][64];
+};
+
+// Element i of the batch in every lane.
+template <class V>
+KVANT_INLINE typename V::F at(const float* x, int i) {
+  return V::load(x + i * 16);
+}
+
+}  // namespace kvant

@@ -1,0 +1,65 @@
+// iq1_s, iq1_m: 256 weights as points of a code book with eight coordinates -1, 0, 1, moved up or
+// down by an eighth.  y = scale * (point +- 1/8); codes here are eighths, so scale / 8 goes with them.
+// iq1_s: d f16, points low[32], per 32 weights u16: four 3-bit point highs, 3-bit s, sign of the shift;
+//        scale = d * (2 s + 1).
+// iq1_m: points low[32], nibbles[16] of a 3-bit point high and the sign of the shift, scales[8]: four
+//        u16 of four 3-bit s each, one per 16 weights; their top nibbles together are d as f16.
+#pragma once
+
+#include "formats/grids.h"
+
+namespace kvant {
+
+// Eighths: 8 * point + 1 or - 1, bytewise.
+KVANT_INLINE uint64_t shifted_eighths(uint64_t point, bool down) {
+  uint64_t bytes = 0;
+  int8_t c[8];
+  store_u64(c, point);
+  for (int i = 0; i < 8; ++i) c[i] = int8_t(8 * c[i] + (down ? -1 : 1));
+  memcpy(&bytes, c, 8);
+  return bytes;
+}
+
+struct IQ1_S {
+  static constexpr FormatInfo kInfo = {"iq1_s", 19, 256, 50, 32, false, false};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<IQ1_S>& u) {
+    const float d = load_f16_field(block);
+    for (int b = 0; b < 8; ++b) {
+      const uint32_t word = load_u16(block + 34 + 2 * b);
+      u.scale[b] = d * float(2 * ((word >> 12) & 7) + 1) * 0.125f;
+      for (int l = 0; l < 4; ++l) {
+        const uint32_t index = block[2 + 4 * b + l] | ((word >> (3 * l)) & 7) << 8;
+        store_u64(u.codes + 32 * b + 8 * l, shifted_eighths(kIq1s.point[index], word >> 15));
+      }
+    }
+  }
+};
+
+struct IQ1_M {
+  static constexpr FormatInfo kInfo = {"iq1_m", 29, 256, 56, 16, false, false};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE uint16_t scale_bits(const uint8_t* block) {
+    const uint8_t* s = block + 48;
+    return uint16_t(s[1] >> 4 | (s[3] & 0xf0) | (s[5] & 0xf0) << 4 | (s[7] & 0xf0) << 8);
+  }
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<IQ1_M>& u) {
+    const float d = f16_to_f32(scale_bits(block));
+    for (int g = 0; g < 16; ++g) {
+      const uint32_t word = load_u16(block + 48 + 2 * (g / 4));
+      u.scale[g] = d * float(2 * ((word >> (3 * (g % 4))) & 7) + 1) * 0.125f;
+    }
+    for (int l = 0; l < 32; ++l) {
+      const uint32_t nibble = (block[32 + l / 2] >> (4 * (l % 2))) & 15;
+      const uint32_t index = block[l] | (nibble & 7) << 8;
+      store_u64(u.codes + 8 * l, shifted_eighths(kIq1s.point[index], nibble & 8));
+    }
+  }
+};
+
+}  // namespace kvant

@@ -1,0 +1,79 @@
+// iq2_xxs, iq2_xs, iq2_s: 256 weights as points of a code book with eight coordinates of magnitude
+// 8, 25 or 43, signs apart.  y = d * (0.5 + s) / 4 * (+-point).
+// iq2_xxs: d f16, per 32 weights u32 of four point numbers and u32 of four 7-bit sign words and s.
+// iq2_xs:  d f16, per 8 weights u16 of a 9-bit point number and a 7-bit sign word, s nibbles[8].
+// iq2_s:   d f16, points low[32], signs[32], points high[8], s nibbles[8].
+// A 7-bit sign word has an eighth bit that makes the number of minus signs even.
+#pragma once
+
+#include "formats/grids.h"
+
+namespace kvant {
+
+KVANT_INLINE uint8_t even_signs(uint32_t seven) {
+  return uint8_t((seven & 127) | uint32_t(__builtin_parity(seven & 127)) << 7);
+}
+
+// Eight magnitudes, none of them zero, with a minus where a bit is set.
+KVANT_INLINE uint64_t apply_signs(uint64_t point, uint8_t signs) {
+  // Spread the bits to bytes, then negate bytewise: without a zero byte no carry leaves a byte.
+  const uint64_t spread = (signs * 0x0101010101010101u) & 0x8040201008040201u;
+  const uint64_t ones = (spread + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u;
+  return (point ^ (ones * 255)) + ones;
+}
+
+KVANT_INLINE float half_step(float d, int code, float unit) { return d * (0.5f + float(code)) * unit; }
+
+struct IQ2_XXS {
+  static constexpr FormatInfo kInfo = {"iq2_xxs", 16, 256, 66, 32, false, false};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<IQ2_XXS>& u) {
+    const float d = load_f16_field(block);
+    for (int b = 0; b < 8; ++b) {
+      const uint8_t* p = block + 2 + 8 * b;
+      const uint32_t word = load_u32(p + 4);
+      u.scale[b] = half_step(d, int(word >> 28), 0.25f);
+      for (int l = 0; l < 4; ++l) {
+        store_u64(u.codes + 32 * b + 8 * l, apply_signs(kIq2xxs.point[p[l]], even_signs(word >> (7 * l))));
+      }
+    }
+  }
+};
+
+struct IQ2_XS {
+  static constexpr FormatInfo kInfo = {"iq2_xs", 17, 256, 74, 16, false, false};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<IQ2_XS>& u) {
+    const float d = load_f16_field(block);
+    for (int g = 0; g < 16; ++g) {
+      u.scale[g] = half_step(d, (block[66 + g / 2] >> (4 * (g % 2))) & 15, 0.25f);
+    }
+    for (int l = 0; l < 32; ++l) {
+      const uint32_t word = load_u16(block + 2 + 2 * l);
+      store_u64(u.codes + 8 * l, apply_signs(kIq2xs.point[word & 511], even_signs(word >> 9)));
+    }
+  }
+};
+
+struct IQ2_S {
+  static constexpr FormatInfo kInfo = {"iq2_s", 22, 256, 82, 16, false, false};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<IQ2_S>& u) {
+    const float d = load_f16_field(block);
+    for (int g = 0; g < 16; ++g) {
+      u.scale[g] = half_step(d, (block[74 + g / 2] >> (4 * (g % 2))) & 15, 0.25f);
+    }
+    for (int l = 0; l < 32; ++l) {
+      const int index = block[2 + l] | ((block[66 + l / 4] >> (2 * (l % 4))) & 3) << 8;
+      store_u64(u.codes + 8 * l, apply_signs(kIq2s.point[index], block[34 + l]));
+    }
+  }
+};
+
+}  // namespace kvant

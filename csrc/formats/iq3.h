@@ -1,0 +1,52 @@
+// iq3_xxs, iq3_s: 256 weights as points of a code book with four coordinates, signs apart.
+// iq3_xxs: d f16, points[64], per 32 weights u32 of four 7-bit sign words and s;
+//          y = d * (0.5 + s) / 2 * (+-point).
+// iq3_s:   d f16, points low[64], points high bits[8], signs[32], s nibbles[4];
+//          y = d * (1 + 2 s) * (+-point).
+#pragma once
+
+#include "formats/iq2.h"
+
+namespace kvant {
+
+struct IQ3_XXS {
+  static constexpr FormatInfo kInfo = {"iq3_xxs", 18, 256, 98, 32, false, false};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<IQ3_XXS>& u) {
+    const float d = load_f16_field(block);
+    for (int b = 0; b < 8; ++b) {
+      const uint8_t* p = block + 2 + 8 * b;
+      const uint32_t word = load_u32(block + 66 + 4 * b);
+      u.scale[b] = half_step(d, int(word >> 28), 0.5f);
+      for (int l = 0; l < 4; ++l) {
+        const uint64_t point = kIq3xxs.point[p[2 * l]] | uint64_t(kIq3xxs.point[p[2 * l + 1]]) << 32;
+        store_u64(u.codes + 32 * b + 8 * l, apply_signs(point, even_signs(word >> (7 * l))));
+      }
+    }
+  }
+};
+
+struct IQ3_S {
+  static constexpr FormatInfo kInfo = {"iq3_s", 21, 256, 110, 32, false, false};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<IQ3_S>& u) {
+    const float d = load_f16_field(block);
+    for (int b = 0; b < 8; ++b) {
+      const uint8_t* p = block + 2 + 8 * b;
+      const int high = block[66 + b];
+      u.scale[b] = d * float(1 + 2 * ((block[106 + b / 2] >> (4 * (b % 2))) & 15));
+      for (int l = 0; l < 4; ++l) {
+        const int first = p[2 * l] | ((high >> (2 * l)) & 1) << 8;
+        const int second = p[2 * l + 1] | ((high >> (2 * l + 1)) & 1) << 8;
+        const uint64_t point = kIq3s.point[first] | uint64_t(kIq3s.point[second]) << 32;
+        store_u64(u.codes + 32 * b + 8 * l, apply_signs(point, block[74 + 4 * b + l]));
+      }
+    }
+  }
+};
+
+}  // namespace kvant

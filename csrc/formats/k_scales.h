@@ -1,0 +1,55 @@
+// What the K formats share: sub-block scales in lanes, and two-bit planes of 128 elements.
+#pragma once
+
+#include "formats/search.h"
+
+namespace kvant {
+
+// values[j][lane] as eight-bit integers, j-th sub-block of every block.
+template <class V, int n>
+struct LaneBytes {
+  alignas(64) int32_t v[n][16];
+  KVANT_MEMBER void set(int j, typename V::I x) { V::store_i(v[j], x & V::splat_i(255)); }
+  KVANT_MEMBER uint8_t get(int j, int lane) const { return uint8_t(v[j][lane]); }
+  KVANT_MEMBER void put(int j, int lane, int x) { v[j][lane] = x; }
+  KVANT_MEMBER typename V::F as_f32(int j) const { return V::to_f32(V::load_i(v[j])); }
+};
+
+// Element 128h + 32t + l is bit pair t of byte 32h + l.
+KVANT_INLINE void unpack_pairs256(const uint8_t* packed, int8_t* codes) {
+  for (int h = 0; h < 2; ++h) {
+    for (int t = 0; t < 4; ++t) {
+      for (int l = 0; l < 32; ++l) codes[128 * h + 32 * t + l] = int8_t((packed[32 * h + l] >> (2 * t)) & 3);
+    }
+  }
+}
+
+KVANT_INLINE void pack_pairs256(const uint8_t* codes, uint8_t* packed) {
+  for (int h = 0; h < 2; ++h) {
+    const uint8_t* c = codes + 128 * h;
+    for (int l = 0; l < 32; ++l) {
+      packed[32 * h + l] = uint8_t(c[l] | c[l + 32] << 2 | c[l + 64] << 4 | c[l + 96] << 6);
+    }
+  }
+}
+
+// Final codes of one sub-block: nearest((x + min) / d) + bias, clamped; where d is zero the codes
+// that the search left behind stay, as in ggml.
+template <class V, int low, int high, class Tile, class Leftover>
+KVANT_INLINE void requantize(const float* x, int first, int n, typename V::F d, typename V::F min, Tile& codes,
+                             Leftover&& leftover) {
+  using S = Search<V>;
+  const auto kept = d == S::zero();
+  const bool any_kept = V::any(kept);
+  for (int i = first; i < first + n; i += 4) {
+    typename V::I c[4];
+    for (int k = 0; k < 4; ++k) {
+      const auto v = at<V>(x, i + k);
+      c[k] = S::clamp(S::nearest_int((v + min) / d), low, high) - V::splat_i(low);
+      if (any_kept) c[k] = V::select(kept, leftover(v, i + k), c[k]);
+    }
+    codes.put(i / 4, c[0], c[1], c[2], c[3]);
+  }
+}
+
+}  // namespace kvant

@@ -1,0 +1,160 @@
+// q3_k: super-blocks of 256 in sixteen sub-blocks of 16 with 6-bit scales.
+// Layout: high bits[32], pairs[64], scales[12], d f16.  y = (d * (sc - 32)) * (q - 4).
+// Bit t of high-bit byte l belongs to element 32t + l. Scale j: low nibble in byte j (low half for
+// j < 8, high half of byte j - 8 after), high pair in bits 2(j / 4) of byte 8 + j % 4.
+#pragma once
+
+#include "formats/k_scales.h"
+
+namespace kvant {
+
+KVANT_INLINE void unpack_six_bits16(const uint8_t* b, uint8_t* scale) {
+  for (int j = 0; j < 16; ++j) {
+    const int low = j < 8 ? b[j] & 15 : b[j - 8] >> 4;
+    scale[j] = uint8_t(low | ((b[8 + j % 4] >> (2 * (j / 4))) & 3) << 4);
+  }
+}
+
+KVANT_INLINE void pack_six_bits16(const uint8_t* scale, uint8_t* b) {
+  for (int j = 0; j < 8; ++j) b[j] = uint8_t((scale[j] & 15) | (scale[j + 8] & 15) << 4);
+  for (int j = 0; j < 4; ++j) {
+    b[8 + j] = uint8_t(scale[j] >> 4 | (scale[j + 4] >> 4) << 2 | (scale[j + 8] >> 4) << 4 | (scale[j + 12] >> 4) << 6);
+  }
+}
+
+// Scale and codes by coordinate descent from the plain grid (ggml's make_q3_quants), for kTogether
+// neighbouring sub-blocks of 16: each is one long dependency chain, so several run side by side.
+template <class V, int kTogether>
+KVANT_INLINE void descend_q3(const float* x, typename V::F* scale, float* codes) {
+  using S = Search<V>;
+  using F = typename V::F;
+  alignas(64) float wx[kTogether * 256];
+  F sumlx[kTogether], suml2[kTogether];
+  typename V::M dead[kTogether];
+  const auto grid = [](F v) { return V::to_f32(S::clamp(S::nearest_int(v), -4, 3)); };
+  for (int g = 0; g < kTogether; ++g) {
+    const auto e = S::extreme(x + 256 * g, 16);
+    dead[g] = e.abs < V::splat(kGroupMaxEps);
+    const F iscale = V::splat(-4.0f) / V::select(dead[g], V::splat(1.0f), e.value);
+    sumlx[g] = suml2[g] = S::zero();
+    for (int i = 16 * g; i < 16 * g + 16; ++i) {
+      const F v = at<V>(x, i), w = v * v, l = grid(iscale * v);
+      V::store(wx + 16 * i, w * v);
+      V::store(codes + 16 * i, l);
+      sumlx[g] = sumlx[g] + w * v * l;
+      suml2[g] = suml2[g] + w * l * l;
+    }
+  }
+  for (int pass = 0; pass < 5; ++pass) {
+    auto changed = dead[0] & !dead[0];
+    for (int k = 0; k < 16; ++k) {
+      for (int g = 0; g < kTogether; ++g) {
+        const int i = 16 * g + k;
+        const F v = at<V>(x, i), w = v * v, wxi = at<V>(wx, i), l = at<V>(codes, i);
+        F slx = sumlx[g] - wxi * l;
+        F sl2 = suml2[g] - w * l * l;
+        const F next = grid(v * sl2 / slx);
+        auto take = (slx > S::zero()) & (next != l);
+        slx = slx + wxi * next;
+        sl2 = sl2 + w * next * next;
+        take = take & (sl2 > S::zero()) & (slx * slx * suml2[g] > sumlx[g] * sumlx[g] * sl2);
+        changed = changed | take;
+        V::store(codes + 16 * i, V::select(take, next, l));
+        sumlx[g] = V::select(take, slx, sumlx[g]);
+        suml2[g] = V::select(take, sl2, suml2[g]);
+      }
+    }
+    if (!V::any(changed)) break;
+  }
+  for (int g = 0; g < kTogether; ++g) {
+    scale[g] = V::select(dead[g] | !(suml2[g] > S::zero()), S::zero(), sumlx[g] / suml2[g]);
+    for (int i = 16 * g; i < 16 * g + 16; ++i) {
+      const F biased = at<V>(codes, i) + V::splat(4.0f);
+      V::store(codes + 16 * i, V::select(dead[g], S::zero(), biased));
+    }
+  }
+}
+
+struct Q3_K {
+  static constexpr FormatInfo kInfo = {"q3_k", 11, 256, 110, 16, true, true};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q3_K>& u) {
+    uint8_t sc[16];
+    const float d = load_f16_field(block + 108);
+    unpack_six_bits16(block + 96, sc);
+    for (int j = 0; j < 16; ++j) u.scale[j] = d * float(int(sc[j]) - 32);
+    unpack_pairs256(block + 32, u.codes);
+    for (int t = 0; t < 8; ++t) {
+      for (int l = 0; l < 32; ++l) {
+        u.codes[32 * t + l] = int8_t(u.codes[32 * t + l] + ((block[l] >> t) & 1) * 4 - 4);
+      }
+    }
+  }
+
+  template <class V, bool kWeighted>
+  KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
+    using S = Search<V>;
+    using F = typename V::F;
+    using I = typename V::I;
+    alignas(64) float left[256 * 16];  // what the search leaves behind: codes + 4
+    F scale[16], d;
+    LaneBytes<V, 16> sc;
+    if constexpr (kWeighted) {
+      alignas(64) float weight[16 * 16], scales[16 * 16], sums[16 * 16];
+      const F sigma2 = V::splat(2.0f) * S::sum_of_squares(in.x, 256) * V::splat(1.0f / 256);
+      for (int j = 0; j < 16; ++j) {
+        const float* x = in.x + 256 * j;
+        V::store(sums + 16 * j, S::importance_weights(x, in.importance + 256 * j, sigma2, 16, weight));
+        const auto fit = S::template symmetric<16, 4>(x, weight);
+        V::store(scales + 16 * j, fit.scale);
+        for (int i = 0; i < 16; ++i) V::store(left + 256 * j + 16 * i, V::to_f32(fit.code(at<V>(x, i), 4)));
+      }
+      const auto fit = S::template symmetric<16, 32>(scales, sums);
+      for (int j = 0; j < 16; ++j) sc.set(j, fit.code(at<V>(scales, j), 32));
+      d = fit.scale;
+    } else {
+      for (int j = 0; j < 16; j += 4) descend_q3<V, 4>(in.x + 256 * j, scale + j, left + 256 * j);
+      F amax = S::zero(), max_scale = S::zero();
+      for (int j = 0; j < 16; ++j) {
+        const F a = V::abs(scale[j]);
+        const auto larger = a > amax;
+        amax = V::select(larger, a, amax);
+        max_scale = V::select(larger, scale[j], max_scale);
+      }
+      const auto some = max_scale != S::zero();
+      const F iscale = V::splat(-32.0f) / max_scale;
+      for (int j = 0; j < 16; ++j) {
+        const I l = S::nearest_int(iscale * scale[j]);
+        const I l8 = S::signed_byte(l);
+        sc.set(j, V::select(some, S::clamp(l8, -32, 31) + V::splat_i(32), V::splat_i(0)));
+      }
+      d = V::select(some, V::splat(1.0f) / iscale, S::zero());
+    }
+
+    CodeTile<V, 256> codes;
+    const F d16 = V::round_to_f16(d);
+    for (int j = 0; j < 16; ++j) {
+      requantize<V, -4, 3>(in.x, 16 * j, 16, d16 * (sc.as_f32(j) - V::splat(32.0f)), S::zero(), codes,
+                           [&](F, int i) { return V::trunc(at<V>(left, i)); });
+    }
+    codes.finish();
+    const LaneHalves<V> halves(d);
+    for (int lane = 0; lane < count; ++lane, out += 110) {
+      uint8_t c[256], s[16], high[32] = {};
+      codes.read(lane, c);
+      for (int t = 0; t < 8; ++t) {
+        for (int l = 0; l < 32; ++l) high[l] = uint8_t(high[l] | (c[32 * t + l] >> 2) << t);
+      }
+      for (int i = 0; i < 256; ++i) c[i] &= 3;
+      for (int j = 0; j < 16; ++j) s[j] = sc.get(j, lane);
+      memcpy(out, high, 32);
+      pack_pairs256(c, out + 32);
+      pack_six_bits16(s, out + 96);
+      store_u16(out + 108, halves[lane]);
+    }
+  }
+};
+
+}  // namespace kvant

@@ -1,0 +1,190 @@
+// q4_k and q5_k: super-blocks of 256 in eight sub-blocks of 32, each with a 6-bit scale and a
+// 6-bit minimum.  y = (d * sc) * q - (dmin * m).
+// q4_k: d f16, dmin f16, scales[12], nibbles[128].
+// q5_k: d f16, dmin f16, scales[12], fifth bits[32], nibbles[128].
+// Each 32 bytes of nibbles hold sub-block 2g in the low and 2g + 1 in the high nibbles; bit 2g (or
+// 2g + 1) of fifth-bit byte l belongs to element l of that sub-block.
+#pragma once
+
+#include "formats/k_scales.h"
+
+namespace kvant {
+
+// Twelve bytes: the low six bits of bytes 0-3 and 4-7 are scale and minimum of sub-blocks 0-3;
+// sub-blocks 4-7 take a nibble each of bytes 8-11 and the top bits of the first eight.
+KVANT_INLINE void unpack_six_bit_pairs(const uint8_t* b, uint8_t* scale, uint8_t* min) {
+  for (int j = 0; j < 4; ++j) {
+    scale[j] = b[j] & 63;
+    min[j] = b[j + 4] & 63;
+    scale[j + 4] = uint8_t((b[j + 8] & 15) | (b[j] >> 6) << 4);
+    min[j + 4] = uint8_t((b[j + 8] >> 4) | (b[j + 4] >> 6) << 4);
+  }
+}
+
+KVANT_INLINE void pack_six_bit_pairs(const uint8_t* scale, const uint8_t* min, uint8_t* b) {
+  for (int j = 0; j < 4; ++j) {
+    b[j] = uint8_t(scale[j] | (scale[j + 4] >> 4) << 6);
+    b[j + 4] = uint8_t(min[j] | (min[j + 4] >> 4) << 6);
+    b[j + 8] = uint8_t((scale[j + 4] & 15) | (min[j + 4] & 15) << 4);
+  }
+}
+
+KVANT_INLINE void unpack_k4_scales(const uint8_t* block, float* scale, float* min) {
+  uint8_t sc[8], m[8];
+  const float d = load_f16_field(block), dmin = load_f16_field(block + 2);
+  unpack_six_bit_pairs(block + 4, sc, m);
+  for (int j = 0; j < 8; ++j) {
+    scale[j] = d * float(sc[j]);
+    min[j] = dmin * float(m[j]);
+  }
+}
+
+KVANT_INLINE void unpack_k4_nibbles(const uint8_t* packed, int8_t* codes) {
+  for (int g = 0; g < 4; ++g) {
+    for (int l = 0; l < 32; ++l) {
+      codes[64 * g + l] = int8_t(packed[32 * g + l] & 15);
+      codes[64 * g + 32 + l] = int8_t(packed[32 * g + l] >> 4);
+    }
+  }
+}
+
+// Search, scales and codes of sixteen super-blocks; `head` receives d, dmin and the 12 scale bytes.
+template <class V, int nmax, bool kWeighted>
+KVANT_INLINE void encode_k4(const Batch<V>& in, CodeTile<V, 256>& codes, uint8_t head[16][16]) {
+  using S = Search<V>;
+  using F = typename V::F;
+  alignas(64) float weight[32 * 16];
+  typename S::Affine fit[8];
+  F d, dmin;
+  LaneBytes<V, 8> sc, mn;
+  if constexpr (kWeighted) {
+    F scale[8], min[8], sum_w[8];
+    const F sigma2 = V::splat(2.0f) * S::sum_of_squares(in.x, 256) * V::splat(1.0f / 256);
+    for (int j = 0; j < 8; ++j) {
+      const float* x = in.x + 512 * j;
+      sum_w[j] = S::importance_weights(x, in.importance + 512 * j, sigma2, 32, weight);
+      fit[j] = S::template affine<32, nmax, false>(x, weight, -0.9f, 0.05f, 36);
+      scale[j] = fit[j].scale;
+      min[j] = fit[j].min;
+    }
+    typename V::I ls[8], lm[8];
+    d = S::template positive<8, 63>(scale, sum_w, ls);
+    dmin = S::template positive<8, 63>(min, sum_w, lm);
+    for (int j = 0; j < 8; ++j) {
+      // Only q5_k bounds what a wrapped negative code can leave behind.
+      sc.set(j, nmax == 31 ? V::imin(ls[j], V::splat_i(63)) : ls[j]);
+      mn.set(j, nmax == 31 ? V::imin(lm[j], V::splat_i(63)) : lm[j]);
+    }
+  } else {
+    F max_scale = S::zero(), max_min = S::zero();
+    for (int j = 0; j < 8; ++j) {
+      const float* x = in.x + 512 * j;
+      const F mean = V::sqrt(S::sum_of_squares(x, 32) * V::splat(1.0f / 32));
+      for (int i = 0; i < 32; ++i) V::store(weight + 16 * i, mean + V::abs(at<V>(x, i)));
+      fit[j] = nmax == 15 ? S::template affine<32, nmax, false>(x, weight, -1.0f, 0.1f, 20)
+                          : S::template affine<32, nmax, false>(x, weight, -0.5f, 0.1f, 15);
+      max_scale = V::max(fit[j].scale, max_scale);
+      max_min = V::max(fit[j].min, max_min);
+    }
+    const F top = V::splat(63.0f);
+    const F inv_scale = V::select(max_scale > S::zero(), top / max_scale, S::zero());
+    const F inv_min = V::select(max_min > S::zero(), top / max_min, S::zero());
+    const auto six_bits = [&](F inv, F v) {
+      return V::imin(V::splat_i(63), S::nearest_int(inv * v) & V::splat_i(255));
+    };
+    for (int j = 0; j < 8; ++j) {
+      sc.set(j, six_bits(inv_scale, fit[j].scale));
+      mn.set(j, six_bits(inv_min, fit[j].min));
+    }
+    d = max_scale / top;
+    dmin = max_min / top;
+  }
+
+  const LaneHalves<V> scales(d), minima(dmin);
+  for (int lane = 0; lane < 16; ++lane) {
+    uint8_t s[8], m[8];
+    for (int j = 0; j < 8; ++j) {
+      s[j] = sc.get(j, lane);
+      m[j] = mn.get(j, lane);
+    }
+    store_u16(head[lane], scales[lane]);
+    store_u16(head[lane] + 2, minima[lane]);
+    pack_six_bit_pairs(s, m, head[lane] + 4);
+    unpack_six_bit_pairs(head[lane] + 4, s, m);
+    for (int j = 0; j < 8; ++j) {
+      sc.put(j, lane, s[j]);
+      mn.put(j, lane, m[j]);
+    }
+  }
+  const F d16 = V::round_to_f16(d), dmin16 = V::round_to_f16(dmin);
+  for (int j = 0; j < 8; ++j) {
+    requantize<V, 0, nmax>(in.x, 32 * j, 32, d16 * sc.as_f32(j), dmin16 * mn.as_f32(j), codes,
+                           [&](F v, int) { return fit[j].code(v, nmax); });
+  }
+  codes.finish();
+}
+
+struct Q4_K {
+  static constexpr FormatInfo kInfo = {"q4_k", 12, 256, 144, 32, true, true};
+  static constexpr bool kHasMin = true;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q4_K>& u) {
+    unpack_k4_scales(block, u.scale, u.min);
+    unpack_k4_nibbles(block + 16, u.codes);
+  }
+
+  template <class V, bool kWeighted>
+  KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
+    CodeTile<V, 256> codes;
+    uint8_t head[16][16];
+    encode_k4<V, 15, kWeighted>(in, codes, head);
+    for (int lane = 0; lane < count; ++lane, out += 144) {
+      uint8_t c[256];
+      codes.read(lane, c);
+      memcpy(out, head[lane], 16);
+      for (int g = 0; g < 4; ++g) {
+        for (int l = 0; l < 32; ++l) out[16 + 32 * g + l] = uint8_t(c[64 * g + l] | c[64 * g + 32 + l] << 4);
+      }
+    }
+  }
+};
+
+struct Q5_K {
+  static constexpr FormatInfo kInfo = {"q5_k", 13, 256, 176, 32, true, true};
+  static constexpr bool kHasMin = true;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q5_K>& u) {
+    unpack_k4_scales(block, u.scale, u.min);
+    unpack_k4_nibbles(block + 48, u.codes);
+    for (int j = 0; j < 8; ++j) {
+      for (int l = 0; l < 32; ++l) {
+        u.codes[32 * j + l] = int8_t(u.codes[32 * j + l] | ((block[16 + l] >> j) & 1) << 4);
+      }
+    }
+  }
+
+  template <class V, bool kWeighted>
+  KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
+    CodeTile<V, 256> codes;
+    uint8_t head[16][16];
+    encode_k4<V, 31, kWeighted>(in, codes, head);
+    for (int lane = 0; lane < count; ++lane, out += 176) {
+      uint8_t c[256], fifth[32] = {};
+      codes.read(lane, c);
+      memcpy(out, head[lane], 16);
+      for (int j = 0; j < 8; ++j) {
+        for (int l = 0; l < 32; ++l) fifth[l] = uint8_t(fifth[l] | (c[32 * j + l] >> 4) << j);
+      }
+      memcpy(out + 16, fifth, 32);
+      for (int g = 0; g < 4; ++g) {
+        for (int l = 0; l < 32; ++l) {
+          out[48 + 32 * g + l] = uint8_t((c[64 * g + l] & 15) | (c[64 * g + 32 + l] & 15) << 4);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace kvant

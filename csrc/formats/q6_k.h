@@ -1,0 +1,87 @@
+// q6_k: super-blocks of 256 in sixteen sub-blocks of 16 with 8-bit scales.
+// Layout: low nibbles[128], high pairs[64], scales i8[16], d f16.  y = (d * sc) * (q - 32).
+// Per half of 128: byte l of the nibbles holds elements l and l + 64, byte l + 32 elements l + 32
+// and l + 96; the four bit pairs of high byte l belong to l, l + 32, l + 64, l + 96.
+#pragma once
+
+#include "formats/k_scales.h"
+
+namespace kvant {
+
+struct Q6_K {
+  static constexpr FormatInfo kInfo = {"q6_k", 14, 256, 210, 16, true, true};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q6_K>& u) {
+    const float d = load_f16_field(block + 208);
+    for (int j = 0; j < 16; ++j) u.scale[j] = d * float(int8_t(block[192 + j]));
+    for (int h = 0; h < 2; ++h) {
+      const uint8_t *low = block + 64 * h, *high = block + 128 + 32 * h;
+      int8_t* c = u.codes + 128 * h;
+      for (int l = 0; l < 32; ++l) {
+        c[l] = int8_t(((low[l] & 15) | (high[l] & 3) << 4) - 32);
+        c[l + 32] = int8_t(((low[l + 32] & 15) | (high[l] >> 2 & 3) << 4) - 32);
+        c[l + 64] = int8_t((low[l] >> 4 | (high[l] >> 4 & 3) << 4) - 32);
+        c[l + 96] = int8_t((low[l + 32] >> 4 | (high[l] >> 6) << 4) - 32);
+      }
+    }
+  }
+
+  template <class V, bool kWeighted>
+  KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
+    using S = Search<V>;
+    using F = typename V::F;
+    alignas(64) float weight[16 * 16];
+    typename S::Symmetric fit[16];
+    F max_abs = S::zero(), max_scale = S::zero();
+    for (int j = 0; j < 16; ++j) {
+      const float* x = in.x + 256 * j;
+      const float* w = weight;
+      if constexpr (kWeighted) {
+        w = in.importance + 256 * j;
+      } else {
+        for (int i = 0; i < 16; ++i) V::store(weight + 16 * i, at<V>(x, i) * at<V>(x, i));
+      }
+      fit[j] = S::template symmetric<16, 32>(x, w);
+      const F a = V::abs(fit[j].scale);
+      const auto larger = a > max_abs;
+      max_abs = V::select(larger, a, max_abs);
+      max_scale = V::select(larger, fit[j].scale, max_scale);
+    }
+    const auto empty = max_abs < V::splat(kGroupMaxEps);
+    const F iscale = V::splat(-128.0f) / max_scale;
+    const F d = V::select(empty, S::zero(), V::splat(1.0f) / iscale);
+    const F d16 = V::round_to_f16(d);
+    CodeTile<V, 256> codes;
+    LaneBytes<V, 16> sc;
+    for (int j = 0; j < 16; ++j) {
+      const auto l = V::imin(V::splat_i(127), S::nearest_int(iscale * fit[j].scale));
+      const auto l8 = S::signed_byte(l);
+      const auto scale = V::select(empty, V::splat_i(0), l8);
+      sc.set(j, scale);
+      requantize<V, -32, 31>(in.x, 16 * j, 16, d16 * V::to_f32(scale), S::zero(), codes, [&](F v, int) {
+        return V::select(empty, V::splat_i(0), fit[j].code(v, 32));
+      });
+    }
+    codes.finish();
+    const LaneHalves<V> scales(d);
+    for (int lane = 0; lane < count; ++lane, out += 210) {
+      uint8_t c[256];
+      codes.read(lane, c);
+      for (int h = 0; h < 2; ++h) {
+        const uint8_t* q = c + 128 * h;
+        uint8_t *low = out + 64 * h, *high = out + 128 + 32 * h;
+        for (int l = 0; l < 32; ++l) {
+          low[l] = uint8_t((q[l] & 15) | (q[l + 64] & 15) << 4);
+          low[l + 32] = uint8_t((q[l + 32] & 15) | (q[l + 96] & 15) << 4);
+          high[l] = uint8_t(q[l] >> 4 | (q[l + 32] >> 4) << 2 | (q[l + 64] >> 4) << 4 | (q[l + 96] >> 4) << 6);
+        }
+      }
+      for (int j = 0; j < 16; ++j) out[192 + j] = sc.get(j, lane);
+      store_u16(out + 208, scales[lane]);
+    }
+  }
+};
+
+}  // namespace kvant

@@ -1,0 +1,101 @@
+// tq2_0: pairs[64], d f16; element 128h + 32t + l is bit pair t of byte 32h + l;  y = (q - 1) * d.
+// tq1_0: trits, five to a byte: bytes[48], bytes of four[4], d f16. A byte holds the base-3 number
+// scaled to 256; digit n is the top of byte * 3^n mod 256 times 3. The first 32 bytes cover 160
+// elements (digit n of byte m is element 32n + m), the next 16 bytes 80, the last four 16.
+#pragma once
+
+#include "formats/k_scales.h"
+
+namespace kvant {
+
+// Scale = largest magnitude; returns the codes 0, 1, 2 through put.
+template <class V, class Put>
+KVANT_INLINE typename V::F encode_ternary(const float* x, Put&& put) {
+  using S = Search<V>;
+  using F = typename V::F;
+  F d = S::zero();
+  for (int i = 0; i < 256; ++i) d = V::max(d, V::abs(at<V>(x, i)));
+  const F id = V::select(d != S::zero(), V::splat(1.0f) / d, S::zero());
+  const auto code = [&](int i) { return S::round_away(at<V>(x, i) * id) + V::splat_i(1); };
+  for (int i = 0; i < 256; i += 4) put(i / 4, code(i), code(i + 1), code(i + 2), code(i + 3));
+  return d;
+}
+
+struct TQ2_0 {
+  static constexpr FormatInfo kInfo = {"tq2_0", 35, 256, 66, 32, true, false};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<TQ2_0>& u) {
+    const float d = load_f16_field(block + 64);
+    for (int g = 0; g < 8; ++g) u.scale[g] = d;
+    unpack_pairs256(block, u.codes);
+    for (int i = 0; i < 256; ++i) u.codes[i] = int8_t(u.codes[i] - 1);
+  }
+
+  template <class V, bool kWeighted>
+  KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
+    CodeTile<V, 256> codes;
+    const LaneHalves<V> halves(encode_ternary<V>(in.x, [&](int k, auto... c) { codes.put(k, c...); }));
+    codes.finish();
+    for (int lane = 0; lane < count; ++lane, out += 66) {
+      uint8_t c[256];
+      codes.read(lane, c);
+      for (int i = 0; i < 256; ++i) c[i] &= 3;
+      pack_pairs256(c, out);
+      store_u16(out + 64, halves[lane]);
+    }
+  }
+};
+
+struct TQ1_0 {
+  static constexpr FormatInfo kInfo = {"tq1_0", 34, 256, 54, 32, true, false};
+  static constexpr bool kHasMin = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  // kDigits digits of `bytes` bytes; digit n of byte m is code n * bytes + m.
+  template <int kDigits, int bytes>
+  KVANT_INLINE void unpack_trits(const uint8_t* packed, int8_t* codes) {
+    constexpr uint8_t kPowers[5] = {1, 3, 9, 27, 81};
+    for (int n = 0; n < kDigits; ++n) {
+      for (int m = 0; m < bytes; ++m) {
+        const uint8_t shifted = uint8_t(packed[m] * kPowers[n]);
+        codes[n * bytes + m] = int8_t((uint16_t(shifted * 3) >> 8) - 1);
+      }
+    }
+  }
+
+  template <int kDigits, int bytes>
+  KVANT_INLINE void pack_trits(const uint8_t* codes, uint8_t* packed) {
+    for (int m = 0; m < bytes; ++m) {
+      uint8_t q = 0;
+      for (int n = 0; n < 5; ++n) q = uint8_t(q * 3 + (n < kDigits ? codes[n * bytes + m] : 0));
+      packed[m] = uint8_t((uint16_t(q) * 256 + 242) / 243);
+    }
+  }
+
+  KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<TQ1_0>& u) {
+    const float d = load_f16_field(block + 52);
+    for (int g = 0; g < 8; ++g) u.scale[g] = d;
+    unpack_trits<5, 32>(block, u.codes);
+    unpack_trits<5, 16>(block + 32, u.codes + 160);
+    unpack_trits<4, 4>(block + 48, u.codes + 240);
+  }
+
+  template <class V, bool kWeighted>
+  KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
+    CodeTile<V, 256> codes;
+    const LaneHalves<V> halves(encode_ternary<V>(in.x, [&](int k, auto... c) { codes.put(k, c...); }));
+    codes.finish();
+    for (int lane = 0; lane < count; ++lane, out += 54) {
+      uint8_t c[256];
+      codes.read(lane, c);
+      pack_trits<5, 32>(c, out);
+      pack_trits<5, 16>(c + 160, out + 32);
+      pack_trits<4, 4>(c + 240, out + 48);
+      store_u16(out + 52, halves[lane]);
+    }
+  }
+};
+
+}  // namespace kvant

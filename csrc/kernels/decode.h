@@ -1,0 +1,85 @@
+// Decoding: a format unpacks a block into codes and group scales, and one loop for all of them
+// multiplies. A block whose scale is not finite may give NaN; those are made the one canonical NaN,
+// because processors differ in the bits they choose.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace kvant {
+
+KVANT_INLINE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
+
+KVANT_INLINE void canonicalize_nan(float* x, int count) {
+  for (int i = 0; i < count; ++i) {
+    if ((bits_of(x[i]) & 0x7fffffffu) > 0x7f800000u) x[i] = float_of(0x7fc00000u);
+  }
+}
+
+template <class V, class Format, bool kStream>
+KVANT_INLINE void decode_run(const uint8_t* src, float* out, int64_t blocks) {
+  constexpr int kBlock = Format::kInfo.block, kGroup = Format::kInfo.group;
+  for (int64_t b = 0; b < blocks; ++b, src += Format::kInfo.block_bytes, out += kBlock) {
+    UnpackedOf<Format> u;
+    Format::unpack(src, u);
+    if constexpr (Format::kTable != nullptr) V::lookup(Format::kTable, u.codes, kBlock);
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+      const auto scale = V::splat(u.scale[g]);
+      for (int i = g * kGroup; i < (g + 1) * kGroup; i += kLanes) {
+        auto y = V::load_i8(u.codes + i) * scale;
+        if constexpr (Format::kHasMin) y = y - V::splat(u.min[g]);
+        if constexpr (kStream) {
+          V::stream(out + i, y);
+        } else {
+          V::store(out + i, y);
+        }
+      }
+    }
+    bool finite = is_finite(u.scale[0]);
+    if constexpr (Format::kHasMin) finite = finite && is_finite(u.min[0]);
+    if (__builtin_expect(!finite, 0)) {
+      V::fence();
+      canonicalize_nan(out, kBlock);
+    }
+  }
+  if constexpr (kStream) V::fence();
+}
+
+template <class V, class Format>
+void decode_blocks(const uint8_t* src, float* out, int64_t blocks, bool stream) noexcept {
+  if (stream) {
+    decode_run<V, Format, true>(src, out, blocks);
+  } else {
+    decode_run<V, Format, false>(src, out, blocks);
+  }
+}
+
+template <class V, class Format>
+void decode_floats(const uint8_t* src, float* out, int64_t blocks, bool) noexcept {
+  if constexpr (Format::kInfo.block_bytes == 4) {
+    memcpy(out, src, size_t(blocks) * 4);
+  } else {
+    constexpr bool kHalf = Format::kInfo.ggml_type == F16::kInfo.ggml_type;
+    int64_t i = 0;
+    for (; i + kLanes <= blocks; i += kLanes) {
+      uint16_t h[kLanes];
+      memcpy(h, src + 2 * i, sizeof h);
+      V::store(out + i, kHalf ? V::load_f16(h) : V::load_bf16(h));
+    }
+    for (; i < blocks; ++i) {
+      const uint16_t h = load_u16(src + 2 * i);
+      out[i] = kHalf ? f16_to_f32(h) : bf16_to_f32(h);
+    }
+  }
+}
+
+template <class V>
+void widen_floats(const uint16_t* x, Float type, float* out, int64_t count) noexcept {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(x);
+  if (type == Float::f16) {
+    decode_floats<V, F16>(bytes, out, count, false);
+  } else {
+    decode_floats<V, BF16>(bytes, out, count, false);
+  }
+}
+
+}  // namespace kvant

@@ -1,0 +1,44 @@
+// The table of function pointers that an ISA provides. Kernels are noexcept and assume what the
+// front door has checked; every entry gives the same bits on every ISA.
+#pragma once
+
+#include <cstdint>
+
+#include "formats/list.h"
+
+namespace kvant {
+
+enum class Float : int32_t { f32 = 0, f16 = 1, bf16 = 2 };
+
+// Most rows one encode call may take.
+constexpr int kMaxEncodeRows = 256;
+
+struct EncodeJob {
+  const float* x;           // rows of `cols` floats, finite
+  int64_t row_stride;       // floats from row to row
+  const float* importance;  // one weight per column, or null
+  uint8_t* out;             // rows of packed blocks
+  int64_t out_stride;       // bytes from row to row
+  int32_t rows;
+  int64_t cols;             // a multiple of the block
+};
+
+// Sums over one row, in float64: sixteen interleaved partial sums, halved together at the end.
+struct RowError {
+  double ee, xx, yy, xy, wee, wxx, max;
+};
+
+struct Kernels {
+  const char* name;
+  void (*encode[kFormatCount])(const EncodeJob&) noexcept;
+  // stream: write around the caches; out is then aligned to 64 bytes.
+  void (*decode[kFormatCount])(const uint8_t* src, float* out, int64_t blocks, bool stream) noexcept;
+  // Index of the first block that holds what no encoder writes, or -1.
+  int64_t (*first_invalid[kFormatCount])(const uint8_t* src, int64_t blocks) noexcept;
+  // Index of the first NaN or infinity, or -1.
+  int64_t (*first_nonfinite)(const void* x, Float type, int64_t count) noexcept;
+  void (*widen)(const uint16_t* x, Float type, float* out, int64_t count) noexcept;
+  void (*row_error)(const float* x, const float* y, const float* w, int64_t count, RowError& out) noexcept;
+};
+
+}  // namespace kvant

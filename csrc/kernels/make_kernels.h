@@ -1,0 +1,46 @@
+// Fills the table of one ISA from the list of formats. Included by isa/*.cpp only.
+#pragma once
+
+#include "kernels/check.h"
+#include "kernels/decode.h"
+#include "kernels/encode.h"
+
+namespace kvant {
+
+template <class V, class Format>
+constexpr auto pick_encode() -> void (*)(const EncodeJob&) noexcept {
+  if constexpr (!Format::kInfo.can_encode) {
+    return nullptr;
+  } else if constexpr (Format::kInfo.block == 1) {
+    return &encode_floats<V, Format>;
+  } else {
+    return &encode_blocks<V, Format>;
+  }
+}
+
+template <class V, class Format>
+constexpr auto pick_decode() -> void (*)(const uint8_t*, float*, int64_t, bool) noexcept {
+  if constexpr (Format::kInfo.block == 1) {
+    return &decode_floats<V, Format>;
+  } else {
+    return &decode_blocks<V, Format>;
+  }
+}
+
+template <class V, class... Formats>
+constexpr Kernels fill_kernels(const char* name, TypeList<Formats...>) {
+  return {name,
+          {pick_encode<V, Formats>()...},
+          {pick_decode<V, Formats>()...},
+          {&first_invalid_block<V, Formats>...},
+          &find_nonfinite<V>,
+          &widen_floats<V>,
+          &measure_row<V>};
+}
+
+template <class Native>
+constexpr Kernels make_kernels(const char* name) {
+  return fill_kernels<Wide<Native>>(name, FormatList{});
+}
+
+}  // namespace kvant

@@ -1,0 +1,108 @@
+// AVX2 with FMA and F16C: two registers of eight lanes.
+#pragma once
+
+#include <immintrin.h>
+
+#include "simd/vec.h"
+
+namespace kvant {
+namespace {
+
+struct Avx2 {
+  static constexpr int kParts = 2;
+  static constexpr bool kHasTables = false;
+  using F = __m256;
+  using I = __m256i;
+  using M = __m256;
+
+  KVANT_INLINE F splat(float x) { return _mm256_set1_ps(x); }
+  KVANT_INLINE F load(const float* x) { return _mm256_loadu_ps(x); }
+  KVANT_INLINE void store(float* x, F a) { _mm256_storeu_ps(x, a); }
+  KVANT_INLINE void stream(float* x, F a) { _mm256_stream_ps(x, a); }
+  KVANT_INLINE void fence() { _mm_sfence(); }
+  KVANT_INLINE F load_i8(const int8_t* x) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)x)));
+  }
+  KVANT_INLINE F load_f16(const uint16_t* x) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)x)); }
+  KVANT_INLINE void store_f16(uint16_t* x, F a) {
+    _mm_storeu_si128((__m128i*)x, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+  }
+  KVANT_INLINE F load_bf16(const uint16_t* x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)x)), 16));
+  }
+  KVANT_INLINE F round_to_f16(F a) { return _mm256_cvtph_ps(_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+
+  KVANT_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
+  KVANT_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+  KVANT_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  KVANT_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
+  KVANT_INLINE F sqrt(F a) { return _mm256_sqrt_ps(a); }
+  KVANT_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
+  KVANT_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
+  KVANT_INLINE F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+  KVANT_INLINE F neg(F a) { return _mm256_xor_ps(_mm256_set1_ps(-0.0f), a); }
+  KVANT_INLINE F copysign(F a, F b) {
+    const F sign = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b));
+  }
+  KVANT_INLINE M lt(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  KVANT_INLINE M le(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
+  KVANT_INLINE M eq(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+  KVANT_INLINE F select(M m, F a, F b) { return _mm256_blendv_ps(b, a, m); }
+
+  KVANT_INLINE M mask_and(M a, M b) { return _mm256_and_ps(a, b); }
+  KVANT_INLINE M mask_or(M a, M b) { return _mm256_or_ps(a, b); }
+  KVANT_INLINE M mask_not(M a) { return _mm256_xor_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(-1))); }
+  KVANT_INLINE bool any(M a) { return _mm256_movemask_ps(a) != 0; }
+
+  KVANT_INLINE I isplat(int32_t x) { return _mm256_set1_epi32(x); }
+  KVANT_INLINE I iload(const int32_t* x) { return _mm256_loadu_si256((const __m256i*)x); }
+  KVANT_INLINE void istore(int32_t* x, I a) { _mm256_storeu_si256((__m256i*)x, a); }
+  KVANT_INLINE I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
+  KVANT_INLINE I isub(I a, I b) { return _mm256_sub_epi32(a, b); }
+  KVANT_INLINE I iand(I a, I b) { return _mm256_and_si256(a, b); }
+  KVANT_INLINE I ior(I a, I b) { return _mm256_or_si256(a, b); }
+  KVANT_INLINE I imin(I a, I b) { return _mm256_min_epi32(a, b); }
+  KVANT_INLINE I imax(I a, I b) { return _mm256_max_epi32(a, b); }
+  KVANT_INLINE M ieq(I a, I b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
+  KVANT_INLINE I iselect(M m, I a, I b) {
+    return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(b), _mm256_castsi256_ps(a), m));
+  }
+  template <int S> KVANT_INLINE I shl(I a) { return _mm256_slli_epi32(a, S); }
+  template <int S> KVANT_INLINE I shr(I a) { return _mm256_srli_epi32(a, S); }
+  KVANT_INLINE F to_f32(I a) { return _mm256_cvtepi32_ps(a); }
+  KVANT_INLINE I trunc(F a) { return _mm256_cvttps_epi32(a); }
+  KVANT_INLINE I bits(F a) { return _mm256_castps_si256(a); }
+  KVANT_INLINE F from_bits(I a) { return _mm256_castsi256_ps(a); }
+
+  // Two 4x4 transposes side by side: four rows of the low half of the lanes and four of the high.
+  KVANT_INLINE void transpose(const float* const rows[kLanes], int first, float* out) {
+    for (int half = 0; half < kLanes; half += 8) {
+      for (int column = 0; column < kLanes; column += 4) {
+        __m256 r[4];
+        for (int k = 0; k < 4; ++k) {
+          r[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[half + k] + first + column)),
+                                      _mm_loadu_ps(rows[half + 4 + k] + first + column), 1);
+        }
+        const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+        const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+        float* o = out + column * kLanes + half;
+        _mm256_storeu_ps(o, _mm256_shuffle_ps(a, c, 0x44));
+        _mm256_storeu_ps(o + kLanes, _mm256_shuffle_ps(a, c, 0xee));
+        _mm256_storeu_ps(o + 2 * kLanes, _mm256_shuffle_ps(b, d, 0x44));
+        _mm256_storeu_ps(o + 3 * kLanes, _mm256_shuffle_ps(b, d, 0xee));
+      }
+    }
+  }
+
+  KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
+    const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
+    for (int i = 0; i < count; i += 32) {
+      __m256i* p = (__m256i*)(codes + i);
+      _mm256_storeu_si256(p, _mm256_shuffle_epi8(t, _mm256_loadu_si256(p)));
+    }
+  }
+};
+
+}  // namespace
+}  // namespace kvant

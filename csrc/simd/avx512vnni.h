@@ -1,0 +1,112 @@
+// AVX-512 F, BW, DQ, VL with VNNI: one register of sixteen lanes.
+#pragma once
+
+#include <immintrin.h>
+
+#include "simd/vec.h"
+
+namespace kvant {
+namespace {
+
+struct Avx512Vnni {
+  static constexpr int kParts = 1;
+  static constexpr bool kHasTables = true;
+  using F = __m512;
+  using I = __m512i;
+  using M = __mmask16;
+
+  KVANT_INLINE F splat(float x) { return _mm512_set1_ps(x); }
+  KVANT_INLINE F load(const float* x) { return _mm512_loadu_ps(x); }
+  KVANT_INLINE void store(float* x, F a) { _mm512_storeu_ps(x, a); }
+  KVANT_INLINE void stream(float* x, F a) { _mm512_stream_ps(x, a); }
+  KVANT_INLINE void fence() { _mm_sfence(); }
+  KVANT_INLINE F load_i8(const int8_t* x) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)x)));
+  }
+  KVANT_INLINE F load_f16(const uint16_t* x) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)x)); }
+  KVANT_INLINE void store_f16(uint16_t* x, F a) {
+    _mm256_storeu_si256((__m256i*)x, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+  }
+  KVANT_INLINE F load_bf16(const uint16_t* x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x)), 16));
+  }
+  KVANT_INLINE F round_to_f16(F a) { return _mm512_cvtph_ps(_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+
+  KVANT_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
+  KVANT_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  KVANT_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  KVANT_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
+  KVANT_INLINE F sqrt(F a) { return _mm512_sqrt_ps(a); }
+  KVANT_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
+  KVANT_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
+  KVANT_INLINE F abs(F a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+  KVANT_INLINE F neg(F a) { return _mm512_xor_ps(_mm512_set1_ps(-0.0f), a); }
+  KVANT_INLINE F copysign(F a, F b) {
+    // Bitwise choice: where the sign mask is set take b, else a.
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi32(INT32_MIN), _mm512_castps_si512(b),
+                                                         _mm512_castps_si512(a), 0xca));
+  }
+  KVANT_INLINE M lt(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  KVANT_INLINE M le(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+  KVANT_INLINE M eq(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  KVANT_INLINE F select(M m, F a, F b) { return _mm512_mask_blend_ps(m, b, a); }
+
+  KVANT_INLINE M mask_and(M a, M b) { return M(a & b); }
+  KVANT_INLINE M mask_or(M a, M b) { return M(a | b); }
+  KVANT_INLINE M mask_not(M a) { return M(~a); }
+  KVANT_INLINE bool any(M a) { return a != 0; }
+
+  KVANT_INLINE I isplat(int32_t x) { return _mm512_set1_epi32(x); }
+  KVANT_INLINE I iload(const int32_t* x) { return _mm512_loadu_si512(x); }
+  KVANT_INLINE void istore(int32_t* x, I a) { _mm512_storeu_si512(x, a); }
+  KVANT_INLINE I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
+  KVANT_INLINE I isub(I a, I b) { return _mm512_sub_epi32(a, b); }
+  KVANT_INLINE I iand(I a, I b) { return _mm512_and_si512(a, b); }
+  KVANT_INLINE I ior(I a, I b) { return _mm512_or_si512(a, b); }
+  KVANT_INLINE I imin(I a, I b) { return _mm512_min_epi32(a, b); }
+  KVANT_INLINE I imax(I a, I b) { return _mm512_max_epi32(a, b); }
+  KVANT_INLINE M ieq(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }
+  KVANT_INLINE I iselect(M m, I a, I b) { return _mm512_mask_blend_epi32(m, b, a); }
+  template <int S> KVANT_INLINE I shl(I a) { return _mm512_slli_epi32(a, S); }
+  template <int S> KVANT_INLINE I shr(I a) { return _mm512_srli_epi32(a, S); }
+  KVANT_INLINE F to_f32(I a) { return _mm512_cvtepi32_ps(a); }
+  KVANT_INLINE I trunc(F a) { return _mm512_cvttps_epi32(a); }
+  KVANT_INLINE I bits(F a) { return _mm512_castps_si512(a); }
+  KVANT_INLINE F from_bits(I a) { return _mm512_castsi512_ps(a); }
+
+  // Four 4x4 transposes side by side: register k holds rows k, k + 4, k + 8, k + 12.
+  KVANT_INLINE void transpose(const float* const rows[kLanes], int first, float* out) {
+    for (int column = 0; column < kLanes; column += 4) {
+      __m512 r[4];
+      for (int k = 0; k < 4; ++k) {
+        const int at = first + column;
+        __m512 row = _mm512_castps128_ps512(_mm_loadu_ps(rows[k] + at));
+        row = _mm512_insertf32x4(row, _mm_loadu_ps(rows[k + 4] + at), 1);
+        row = _mm512_insertf32x4(row, _mm_loadu_ps(rows[k + 8] + at), 2);
+        r[k] = _mm512_insertf32x4(row, _mm_loadu_ps(rows[k + 12] + at), 3);
+      }
+      const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
+      const __m512 c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
+      float* o = out + column * kLanes;
+      _mm512_storeu_ps(o, _mm512_shuffle_ps(a, c, 0x44));
+      _mm512_storeu_ps(o + kLanes, _mm512_shuffle_ps(a, c, 0xee));
+      _mm512_storeu_ps(o + 2 * kLanes, _mm512_shuffle_ps(b, d, 0x44));
+      _mm512_storeu_ps(o + 3 * kLanes, _mm512_shuffle_ps(b, d, 0xee));
+    }
+  }
+
+  KVANT_INLINE F table32(const float* table, I index) {
+    return _mm512_permutex2var_ps(_mm512_load_ps(table), index, _mm512_load_ps(table + 16));
+  }
+
+  KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
+    const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
+    for (int i = 0; i < count; i += 32) {
+      __m256i* p = (__m256i*)(codes + i);
+      _mm256_storeu_si256(p, _mm256_shuffle_epi8(t, _mm256_loadu_si256(p)));
+    }
+  }
+};
+
+}  // namespace
+}  // namespace kvant

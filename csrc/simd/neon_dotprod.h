@@ -1,0 +1,104 @@
+// Armv8.2 NEON with the dot-product extension: four registers of four lanes.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "simd/vec.h"
+
+namespace kvant {
+namespace {
+
+struct NeonDotprod {
+  static constexpr int kParts = 4;
+  static constexpr bool kHasTables = false;
+  using F = float32x4_t;
+  using I = int32x4_t;
+  using M = uint32x4_t;
+
+  KVANT_INLINE F splat(float x) { return vdupq_n_f32(x); }
+  KVANT_INLINE F load(const float* x) { return vld1q_f32(x); }
+  KVANT_INLINE void store(float* x, F a) { vst1q_f32(x, a); }
+  KVANT_INLINE void stream(float* x, F a) { vst1q_f32(x, a); }
+  KVANT_INLINE void fence() {}
+  KVANT_INLINE F load_i8(const int8_t* x) {
+    int32_t four;
+    __builtin_memcpy(&four, x, 4);
+    const int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(four));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
+  }
+  KVANT_INLINE F load_f16(const uint16_t* x) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x))); }
+  KVANT_INLINE void store_f16(uint16_t* x, F a) { vst1_u16(x, vreinterpret_u16_f16(vcvt_f16_f32(a))); }
+  KVANT_INLINE F load_bf16(const uint16_t* x) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(x)), 16));
+  }
+  KVANT_INLINE F round_to_f16(F a) { return vcvt_f32_f16(vcvt_f16_f32(a)); }
+
+  KVANT_INLINE F add(F a, F b) { return vaddq_f32(a, b); }
+  KVANT_INLINE F sub(F a, F b) { return vsubq_f32(a, b); }
+  KVANT_INLINE F mul(F a, F b) { return vmulq_f32(a, b); }
+  KVANT_INLINE F div(F a, F b) { return vdivq_f32(a, b); }
+  KVANT_INLINE F sqrt(F a) { return vsqrtq_f32(a); }
+  // vminq and vmaxq treat NaN and signed zero differently from what vec.h promises.
+  KVANT_INLINE F min(F a, F b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+  KVANT_INLINE F max(F a, F b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+  KVANT_INLINE F abs(F a) { return vabsq_f32(a); }
+  KVANT_INLINE F neg(F a) { return vnegq_f32(a); }
+  KVANT_INLINE F copysign(F a, F b) { return vbslq_f32(vdupq_n_u32(0x80000000u), b, a); }
+  KVANT_INLINE M lt(F a, F b) { return vcltq_f32(a, b); }
+  KVANT_INLINE M le(F a, F b) { return vcleq_f32(a, b); }
+  KVANT_INLINE M eq(F a, F b) { return vceqq_f32(a, b); }
+  KVANT_INLINE F select(M m, F a, F b) { return vbslq_f32(m, a, b); }
+
+  KVANT_INLINE M mask_and(M a, M b) { return vandq_u32(a, b); }
+  KVANT_INLINE M mask_or(M a, M b) { return vorrq_u32(a, b); }
+  KVANT_INLINE M mask_not(M a) { return vmvnq_u32(a); }
+  KVANT_INLINE bool any(M a) { return vmaxvq_u32(a) != 0; }
+
+  KVANT_INLINE I isplat(int32_t x) { return vdupq_n_s32(x); }
+  KVANT_INLINE I iload(const int32_t* x) { return vld1q_s32(x); }
+  KVANT_INLINE void istore(int32_t* x, I a) { vst1q_s32(x, a); }
+  KVANT_INLINE I iadd(I a, I b) { return vaddq_s32(a, b); }
+  KVANT_INLINE I isub(I a, I b) { return vsubq_s32(a, b); }
+  KVANT_INLINE I iand(I a, I b) { return vandq_s32(a, b); }
+  KVANT_INLINE I ior(I a, I b) { return vorrq_s32(a, b); }
+  KVANT_INLINE I imin(I a, I b) { return vminq_s32(a, b); }
+  KVANT_INLINE I imax(I a, I b) { return vmaxq_s32(a, b); }
+  KVANT_INLINE M ieq(I a, I b) { return vceqq_s32(a, b); }
+  KVANT_INLINE I iselect(M m, I a, I b) { return vbslq_s32(m, a, b); }
+  template <int S> KVANT_INLINE I shl(I a) { return vshlq_n_s32(a, S); }
+  template <int S> KVANT_INLINE I shr(I a) { return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), S)); }
+  KVANT_INLINE F to_f32(I a) { return vcvtq_f32_s32(a); }
+  KVANT_INLINE I trunc(F a) {
+    // vcvtq saturates and sends NaN to zero; vec.h promises INT32_MIN for both.
+    const M fits = vandq_u32(vcgeq_f32(a, vdupq_n_f32(-0x1p31f)), vcltq_f32(a, vdupq_n_f32(0x1p31f)));
+    return vbslq_s32(fits, vcvtq_s32_f32(a), vdupq_n_s32(INT32_MIN));
+  }
+  KVANT_INLINE I bits(F a) { return vreinterpretq_s32_f32(a); }
+  KVANT_INLINE F from_bits(I a) { return vreinterpretq_f32_s32(a); }
+
+  KVANT_INLINE void transpose(const float* const rows[kLanes], int first, float* out) {
+    for (int quarter = 0; quarter < kLanes; quarter += 4) {
+      for (int column = 0; column < kLanes; column += 4) {
+        const float32x4x2_t ab = vtrnq_f32(vld1q_f32(rows[quarter] + first + column),
+                                           vld1q_f32(rows[quarter + 1] + first + column));
+        const float32x4x2_t cd = vtrnq_f32(vld1q_f32(rows[quarter + 2] + first + column),
+                                           vld1q_f32(rows[quarter + 3] + first + column));
+        float* o = out + column * kLanes + quarter;
+        vst1q_f32(o, vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0])));
+        vst1q_f32(o + kLanes, vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));
+        vst1q_f32(o + 2 * kLanes, vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0])));
+        vst1q_f32(o + 3 * kLanes, vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
+      }
+    }
+  }
+
+  KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
+    const int8x16_t t = vld1q_s8(table);
+    for (int i = 0; i < count; i += 16) {
+      vst1q_s8(codes + i, vqtbl1q_s8(t, vreinterpretq_u8_s8(vld1q_s8(codes + i))));
+    }
+  }
+};
+
+}  // namespace
+}  // namespace kvant

@@ -1,0 +1,106 @@
+// The one vector shape kernels are written for: 16 lanes of f32 or i32, whatever the register.
+//
+// Wide<N> builds it from N::kParts native registers of an ISA tag N (scalar 16, NEON 4, AVX2 2,
+// AVX-512 1) and passes every operation on. The meaning of each operation is the one stated here
+// on every ISA, NaN and signed zero included:
+//   min(a, b) = a < b ? a : b, max(a, b) = a > b ? a : b  (so b when either is NaN or both equal)
+//   trunc(x)  = toward zero; NaN and what int32 cannot hold give INT32_MIN, as x86 does
+//   a / b, sqrt are correctly rounded; nothing is fused unless fma says so
+// ISA tags live in unnamed namespaces, so that everything here has internal linkage per ISA.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/contracts.h"
+
+namespace kvant {
+
+constexpr int kLanes = 16;
+
+#define KVANT_EACH for (int p = 0; p < N::kParts; ++p)
+
+template <class N>
+struct Wide {
+  static constexpr int kWidth = kLanes / N::kParts;
+  static constexpr bool kHasTables = N::kHasTables;
+  using Native = N;
+
+  struct M {
+    typename N::M v[N::kParts];
+    KVANT_MEMBER friend M operator&(M a, M b) { KVANT_EACH a.v[p] = N::mask_and(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend M operator|(M a, M b) { KVANT_EACH a.v[p] = N::mask_or(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend M operator!(M a) { KVANT_EACH a.v[p] = N::mask_not(a.v[p]); return a; }
+  };
+
+  struct F {
+    typename N::F v[N::kParts];
+    KVANT_MEMBER friend F operator+(F a, F b) { KVANT_EACH a.v[p] = N::add(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend F operator-(F a, F b) { KVANT_EACH a.v[p] = N::sub(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend F operator*(F a, F b) { KVANT_EACH a.v[p] = N::mul(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend F operator/(F a, F b) { KVANT_EACH a.v[p] = N::div(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend M operator<(F a, F b) { M m; KVANT_EACH m.v[p] = N::lt(a.v[p], b.v[p]); return m; }
+    KVANT_MEMBER friend M operator>(F a, F b) { return b < a; }
+    KVANT_MEMBER friend M operator<=(F a, F b) { M m; KVANT_EACH m.v[p] = N::le(a.v[p], b.v[p]); return m; }
+    KVANT_MEMBER friend M operator>=(F a, F b) { return b <= a; }
+    KVANT_MEMBER friend M operator==(F a, F b) { M m; KVANT_EACH m.v[p] = N::eq(a.v[p], b.v[p]); return m; }
+    KVANT_MEMBER friend M operator!=(F a, F b) { return !(a == b); }
+  };
+
+  struct I {
+    typename N::I v[N::kParts];
+    KVANT_MEMBER friend I operator+(I a, I b) { KVANT_EACH a.v[p] = N::iadd(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend I operator-(I a, I b) { KVANT_EACH a.v[p] = N::isub(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend I operator&(I a, I b) { KVANT_EACH a.v[p] = N::iand(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend I operator|(I a, I b) { KVANT_EACH a.v[p] = N::ior(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend M operator==(I a, I b) { M m; KVANT_EACH m.v[p] = N::ieq(a.v[p], b.v[p]); return m; }
+    template <int S> KVANT_MEMBER I shl() const { I r; KVANT_EACH r.v[p] = N::template shl<S>(v[p]); return r; }
+    template <int S> KVANT_MEMBER I shr() const { I r; KVANT_EACH r.v[p] = N::template shr<S>(v[p]); return r; }
+  };
+
+  KVANT_INLINE F splat(float x) { F r; KVANT_EACH r.v[p] = N::splat(x); return r; }
+  KVANT_INLINE I splat_i(int32_t x) { I r; KVANT_EACH r.v[p] = N::isplat(x); return r; }
+  KVANT_INLINE F load(const float* x) { F r; KVANT_EACH r.v[p] = N::load(x + p * kWidth); return r; }
+  KVANT_INLINE void store(float* x, F a) { KVANT_EACH N::store(x + p * kWidth, a.v[p]); }
+  // Around the caches; x is aligned to 64 bytes.
+  KVANT_INLINE void stream(float* x, F a) { KVANT_EACH N::stream(x + p * kWidth, a.v[p]); }
+  KVANT_INLINE void fence() { N::fence(); }
+  KVANT_INLINE I load_i(const int32_t* x) { I r; KVANT_EACH r.v[p] = N::iload(x + p * kWidth); return r; }
+  KVANT_INLINE void store_i(int32_t* x, I a) { KVANT_EACH N::istore(x + p * kWidth, a.v[p]); }
+  KVANT_INLINE F load_i8(const int8_t* x) { F r; KVANT_EACH r.v[p] = N::load_i8(x + p * kWidth); return r; }
+  KVANT_INLINE F load_f16(const uint16_t* x) { F r; KVANT_EACH r.v[p] = N::load_f16(x + p * kWidth); return r; }
+  KVANT_INLINE void store_f16(uint16_t* x, F a) { KVANT_EACH N::store_f16(x + p * kWidth, a.v[p]); }
+  KVANT_INLINE F load_bf16(const uint16_t* x) { F r; KVANT_EACH r.v[p] = N::load_bf16(x + p * kWidth); return r; }
+  KVANT_INLINE F round_to_f16(F a) { KVANT_EACH a.v[p] = N::round_to_f16(a.v[p]); return a; }
+
+  KVANT_INLINE F min(F a, F b) { KVANT_EACH a.v[p] = N::min(a.v[p], b.v[p]); return a; }
+  KVANT_INLINE F max(F a, F b) { KVANT_EACH a.v[p] = N::max(a.v[p], b.v[p]); return a; }
+  KVANT_INLINE F abs(F a) { KVANT_EACH a.v[p] = N::abs(a.v[p]); return a; }
+  KVANT_INLINE F neg(F a) { KVANT_EACH a.v[p] = N::neg(a.v[p]); return a; }
+  KVANT_INLINE F sqrt(F a) { KVANT_EACH a.v[p] = N::sqrt(a.v[p]); return a; }
+  KVANT_INLINE F copysign(F magnitude, F sign) { KVANT_EACH magnitude.v[p] = N::copysign(magnitude.v[p], sign.v[p]); return magnitude; }
+  KVANT_INLINE I imin(I a, I b) { KVANT_EACH a.v[p] = N::imin(a.v[p], b.v[p]); return a; }
+  KVANT_INLINE I imax(I a, I b) { KVANT_EACH a.v[p] = N::imax(a.v[p], b.v[p]); return a; }
+  KVANT_INLINE F select(M m, F a, F b) { KVANT_EACH a.v[p] = N::select(m.v[p], a.v[p], b.v[p]); return a; }
+  KVANT_INLINE I select(M m, I a, I b) { KVANT_EACH a.v[p] = N::iselect(m.v[p], a.v[p], b.v[p]); return a; }
+  KVANT_INLINE bool any(M m) { bool r = false; KVANT_EACH r |= N::any(m.v[p]); return r; }
+  KVANT_INLINE F to_f32(I a) { F r; KVANT_EACH r.v[p] = N::to_f32(a.v[p]); return r; }
+  KVANT_INLINE I trunc(F a) { I r; KVANT_EACH r.v[p] = N::trunc(a.v[p]); return r; }
+  KVANT_INLINE I bits(F a) { I r; KVANT_EACH r.v[p] = N::bits(a.v[p]); return r; }
+  KVANT_INLINE F from_bits(I a) { F r; KVANT_EACH r.v[p] = N::from_bits(a.v[p]); return r; }
+
+  // out[i][lane] = rows[lane][i] for i < count; count is a multiple of 16.
+  KVANT_INLINE void transpose(const float* const rows[kLanes], int count, float* out) {
+    for (int i = 0; i < count; i += kLanes) N::transpose(rows, i, out + size_t(i) * kLanes);
+  }
+
+  // table[index], index in 0..31; only where kHasTables.
+  KVANT_INLINE F table32(const float* table, I index) { F r; KVANT_EACH r.v[p] = N::table32(table, index.v[p]); return r; }
+
+  // Values of 16 codes that index a 16-entry table, in place: codes[i] = table[codes[i]].
+  KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) { N::lookup(table, codes, count); }
+};
+
+#undef KVANT_EACH
+
+}  // namespace kvant

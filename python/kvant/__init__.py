@@ -1,0 +1,68 @@
+"""kvant: exact, fast block quantization for inference code.
+
+Arrays in and out are NumPy; packed data are plain bytes plus a format and a shape. The bytes are
+those of llama.cpp, and the same on every processor and for any number of threads.
+"""
+
+from __future__ import annotations
+
+from kvant import _core, isa
+from kvant.errors import Error, FormatError, GGUFError, IsaError, ModelError, ShapeError
+from kvant.formats import FormatInfo, format_info, formats
+from kvant.qtensor import QTensor
+from kvant.quant import QuantError, quant_error, quantize, validate
+
+__all__ = [
+    "Error",
+    "FormatError",
+    "FormatInfo",
+    "GGUFError",
+    "IsaError",
+    "ModelError",
+    "QTensor",
+    "QuantError",
+    "ShapeError",
+    "format_info",
+    "formats",
+    "gguf",
+    "isa",
+    "quant_error",
+    "quantize",
+    "reference",
+    "set_threads",
+    "threads",
+    "validate",
+]
+
+__version__ = _core.version()
+
+# An unknown KVANT_ISA is an error at once, not at the first call.
+isa.current()
+
+
+def threads() -> int:
+    """Threads a call may use: physical cores of this process, `KVANT_THREADS`, or what was set."""
+    return _core.threads()
+
+
+def set_threads(n: int) -> None:
+    """Set the number of threads of every later call; 0 for the default. Results do not change.
+
+    Examples
+    --------
+    >>> import kvant
+    >>> kvant.set_threads(1)
+    >>> kvant.threads()
+    1
+    >>> kvant.set_threads(0)
+    """
+    _core.set_threads(n)
+
+
+def __getattr__(name: str) -> object:
+    # Rooms that not every user needs are imported at their first use.
+    if name in ("gguf", "imatrix", "lab", "models", "recipes", "reference"):
+        from importlib import import_module
+
+        return import_module(f"kvant.{name}")
+    raise AttributeError(f"module 'kvant' has no attribute {name!r}")

@@ -1,0 +1,64 @@
+"""The quality lab: how much a model's predictions change when its weights are quantized.
+
+`sweep` needs the decoder of `kvant.models`; `metrics` works on any logits. The names are imported
+when they are first used, so that `kvant.lab.metrics` does not load matplotlib.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .metrics import Comparison, Divergence, kl_divergence, log_softmax, perplexity
+    from .report import print_table, write_report
+    from .result import SweepResult, SweepRow, pareto
+    from .scoring import BaseLogits, Window, sample_windows, score, windows
+    from .sweep import sweep
+
+_HOMES = {
+    "Comparison": "metrics",
+    "Divergence": "metrics",
+    "kl_divergence": "metrics",
+    "log_softmax": "metrics",
+    "perplexity": "metrics",
+    "print_table": "report",
+    "write_report": "report",
+    "SweepResult": "result",
+    "SweepRow": "result",
+    "pareto": "result",
+    "BaseLogits": "scoring",
+    "Window": "scoring",
+    "sample_windows": "scoring",
+    "score": "scoring",
+    "windows": "scoring",
+    "sweep": "sweep",
+}
+
+__all__ = [
+    "BaseLogits",
+    "Comparison",
+    "Divergence",
+    "SweepResult",
+    "SweepRow",
+    "Window",
+    "kl_divergence",
+    "log_softmax",
+    "pareto",
+    "perplexity",
+    "print_table",
+    "sample_windows",
+    "score",
+    "sweep",
+    "windows",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    # Importing the submodule `sweep` has just put a module under the function's name.
+    globals()[name] = value
+    return value

@@ -1,0 +1,91 @@
+"""A sweep as a table: the columns once, for the terminal and for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from .result import SweepResult, SweepRow, pareto
+
+__all__ = ["COLUMNS", "Column", "mib", "rich_table"]
+
+
+class Column(NamedTuple):
+    """A heading, what it means in a few words, and the text of its cell.
+
+    `extra` columns are left out where the terminal is narrow.
+    """
+
+    title: str
+    meaning: str
+    cell: Callable[[SweepRow], str]
+    extra: bool = False
+
+
+def mib(nbytes: float) -> str:
+    """Bytes as MiB with three significant digits or so.
+
+    >>> mib(5 << 20), mib(300 << 20)
+    ('5.00', '300')
+    """
+    value = nbytes / (1 << 20)
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def small(value: float) -> str:
+    """A small non-negative number: three significant digits, two below a thousandth.
+
+    >>> small(0.0), small(1.5), small(0.012345), small(0.00012345), small(0.0000012345)
+    ('0', '1.50', '0.0123', '0.00012', '1.2e-06')
+    """
+    if not math.isfinite(value):
+        return "inf" if value > 0 else "-"
+    if value == 0:
+        return "0"
+    if value < 1e-5:
+        return f"{value:.1e}"
+    digits = 1 if value < 1e-3 else 2
+    return f"{value:.{max(0, digits - math.floor(math.log10(value)))}f}"
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("type", "recipe or format", lambda r: r.name),
+    Column("MiB", "tensor data", lambda r: mib(r.bytes)),
+    Column("bits", "bits per weight over the whole file", lambda r: f"{r.bits_per_weight:.2f}"),
+    Column(
+        "error", "relative RMS error of the changed weights", lambda r: small(r.relative_rmse), True
+    ),
+    Column("ppl", "perplexity", lambda r: f"{r.divergence.perplexity:.3f}"),
+    Column("KL", "mean KL divergence, nats per token", lambda r: small(r.divergence.kl_mean)),
+    Column("KL 99%", "one token in 100 is worse", lambda r: small(r.divergence.kl_p99)),
+    Column("KL 99.9%", "one token in 1000 is worse", lambda r: small(r.divergence.kl_p999), True),
+    Column(
+        "same top",
+        "share of tokens with the same best guess",
+        lambda r: f"{100 * r.divergence.same_top:.1f}%",
+    ),
+    Column("enc s", "time to quantize", lambda r: f"{r.quantize_seconds:.2f}", True),
+    Column("eval s", "time to score", lambda r: f"{r.score_seconds:.1f}", True),
+)
+
+
+def rich_table(result: SweepResult, width: int = 120) -> Table:
+    """The sweep as a rich table; the Pareto front is bold, the original model dim."""
+    columns = [c for c in COLUMNS if width >= 96 or not c.extra]
+    front = {row.name for row in pareto(result.tested)}
+    table = Table(
+        title=f"{result.model}: {result.base.divergence.tokens} tokens scored",
+        caption="bold: no other type is both smaller and closer to the original",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for index, column in enumerate(columns):
+        table.add_column(column.title, justify="left" if index == 0 else "right", no_wrap=True)
+    for index, row in enumerate(result.rows):
+        style = "dim" if index == 0 else "bold" if row.name in front else ""
+        table.add_row(*(Text(column.cell(row), style=style) for column in columns))
+    return table

@@ -1,0 +1,160 @@
+"""What a decoder needs to know besides its weights, read from GGUF metadata.
+
+Fields carry the names of the GGUF keys they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kvant.errors import ModelError
+
+__all__ = ["ModelConfig", "read_config"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a decoder. Sizes are in elements; expert fields are 0 in dense models."""
+
+    architecture: str
+    block_count: int
+    context_length: int
+    embedding_length: int
+    feed_forward_length: int
+    head_count: int
+    head_count_kv: int
+    key_length: int
+    value_length: int
+    vocab_size: int
+    rope_freq_base: float
+    rope_scale: float
+    layer_norm_rms_epsilon: float
+    expert_count: int = 0
+    expert_used_count: int = 0
+    expert_feed_forward_length: int = 0
+
+
+class _Keys:
+    """Typed look-up below one architecture prefix."""
+
+    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
+        self._metadata = metadata
+        self._prefix = architecture
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The raw value of `key`, or `default`; ModelError where there is neither."""
+        name = f"{self._prefix}.{key}"
+        value = self._metadata.get(name, default)
+        if value is None:
+            raise ModelError(f"[load] expected the key {name!r}, got none")
+        return value
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A positive whole number."""
+        value = self.get(key, default)
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            number = 0
+        if number < 1 or number != value:
+            name = f"{self._prefix}.{key}"
+            raise ModelError(f"[load] expected a positive integer for {name!r}, got {value!r}")
+        return number
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """A positive finite number."""
+        value = self.get(key, default)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = 0.0
+        if not 0 < number < float("inf"):
+            name = f"{self._prefix}.{key}"
+            raise ModelError(f"[load] expected a positive number for {name!r}, got {value!r}")
+        return number
+
+
+def read_config(metadata: Mapping[str, Any], architectures: tuple[str, ...]) -> ModelConfig:
+    """Read and check the shape of a model.
+
+    Parameters
+    ----------
+    metadata : mapping of GGUF keys
+    architectures : the names this decoder knows
+
+    Raises
+    ------
+    ModelError
+        A key is missing, makes no sense, or asks for something the decoder does not do.
+    """
+    architecture = str(metadata.get("general.architecture", "none"))
+    if architecture not in architectures:
+        known = ", ".join(architectures)
+        raise ModelError(f"[load] expected an architecture of {known}, got {architecture}")
+    keys = _Keys(metadata, architecture)
+    width = keys.size("embedding_length")
+    heads = keys.size("attention.head_count")
+    kv_heads = keys.size("attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise ModelError(f"[load] expected head_count to be a multiple of {kv_heads}, got {heads}")
+    key_length = keys.size("attention.key_length", width // heads)
+    _refuse_what_is_not_done(keys, architecture, key_length)
+    has_experts = architecture == "qwen3moe"
+    expert_ffn = keys.size("expert_feed_forward_length") if has_experts else 0
+    config = ModelConfig(
+        architecture=architecture,
+        block_count=keys.size("block_count"),
+        context_length=keys.size("context_length"),
+        embedding_length=width,
+        feed_forward_length=keys.size("feed_forward_length", expert_ffn or None),
+        head_count=heads,
+        head_count_kv=kv_heads,
+        key_length=key_length,
+        value_length=keys.size("attention.value_length", width // heads),
+        vocab_size=_vocab_size(metadata, keys),
+        rope_freq_base=keys.real("rope.freq_base", 10000.0),
+        rope_scale=_rope_scale(keys),
+        layer_norm_rms_epsilon=keys.real("attention.layer_norm_rms_epsilon"),
+        expert_count=keys.size("expert_count") if has_experts else 0,
+        expert_used_count=keys.size("expert_used_count") if has_experts else 0,
+        expert_feed_forward_length=expert_ffn,
+    )
+    if config.expert_used_count > config.expert_count:
+        used, count = config.expert_used_count, config.expert_count
+        raise ModelError(f"[load] expected expert_used_count <= {count}, got {used}")
+    return config
+
+
+def _vocab_size(metadata: Mapping[str, Any], keys: _Keys) -> int:
+    """Files older than the key have one token string per row of the embedding."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    return keys.size("vocab_size", len(tokens) if tokens is not None else None)
+
+
+def _rope_scale(keys: _Keys) -> float:
+    kind = str(keys.get("rope.scaling.type", "none"))
+    if kind == "linear":
+        return keys.real("rope.scaling.factor")
+    if kind != "none":
+        raise ModelError(f"[load] expected rope scaling none or linear, got {kind}")
+    return 1.0
+
+
+def _refuse_what_is_not_done(keys: _Keys, architecture: str, key_length: int) -> None:
+    """Computing something else than the file means would be a silent wrong answer."""
+    rotated = keys.size("rope.dimension_count", key_length)
+    if rotated != key_length or key_length % 2:
+        raise ModelError(
+            f"[load] expected rope over all {key_length} (even) head elements, got {rotated}"
+        )
+    if architecture != "qwen3moe" and int(keys.get("expert_count", 0)):
+        raise ModelError(f"[load] expected no experts in a {architecture} model, got some")
+    if architecture == "qwen3moe":
+        if int(keys.get("expert_gating_func", 1)) != 1:
+            raise ModelError("[load] expected softmax gating of experts, got another function")
+        if not bool(keys.get("expert_weights_norm", True)):
+            raise ModelError("[load] expected renormalised expert weights, got expert_weights_norm")
+    if int(keys.get("attention.sliding_window", 0)):
+        raise ModelError("[load] expected full attention, got attention.sliding_window")

@@ -1,0 +1,15 @@
+// kvant._core: the C ABI as seen from Python. No logic, no defaults, no prose: those are in
+// python/kvant. Pointers come from contiguous arrays that the Python side has already checked.
+#include <nanobind/nanobind.h>
+
+namespace nb = nanobind;
+
+void bind_codec(nb::module_& m);
+void bind_runtime(nb::module_& m);
+void bind_files(nb::module_& m);
+
+NB_MODULE(_core, m) {
+  bind_codec(m);
+  bind_runtime(m);
+  bind_files(m);
+}
