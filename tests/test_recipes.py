@@ -130,7 +130,7 @@ def test_layers_of_experts_are_told_by_name() -> None:
     formats = [found[f"blk.{i}.ffn_down_exps.weight"] for i in range(1, 8)]
     assert [i + 1 for i in where(formats, "q6_k")] == [3, 6, 7]
     stray = [*tensors, TensorInfo("blk.8.ffn_down.weight", (64, 256), "bf16")]
-    with pytest.raises(ModelError, match="blk.8"):
+    with pytest.raises(ModelError, match=r"blk\.8"):
         plan("Q4_K_M", keys, stray)
 
 
@@ -199,9 +199,9 @@ def test_fallback_of_a_single_format(format: str, fallback: str) -> None:
 def test_special_tensors_are_kept(name: str) -> None:
     assert not may_quantize(TensorInfo(name, (64, 256), "f32"))
     assert plan("Q4_K_M", DENSE, [TensorInfo(name, (64, 256), "f32")]) == {name: "f32"}
-    assert plan("Q4_K_M", DENSE, [TensorInfo(name, (64, 256), "f32")], overrides=[("", "q8_0")]) == {
-        name: "f32"
-    }
+    assert plan(
+        "Q4_K_M", DENSE, [TensorInfo(name, (64, 256), "f32")], overrides=[("", "q8_0")]
+    ) == {name: "f32"}
 
 
 def test_what_counts_as_a_matrix() -> None:

@@ -24,16 +24,12 @@ KVANT_INLINE float float_of(uint32_t u) {
 
 KVANT_INLINE float f16_to_f32(uint16_t h) {
   const uint32_t sign = uint32_t(h & 0x8000) << 16;
-  const uint32_t exponent = (h >> 10) & 31;
-  const uint32_t mantissa = h & 1023;
-  if (exponent == 31) {
-    return float_of(sign | 0x7f800000 | (mantissa << 13) | (mantissa ? 0x400000 : 0));
+  const uint32_t magnitude = h & 0x7fff;
+  if (magnitude - 0x0400u < 0x7800u) return float_of(sign | ((magnitude << 13) + 0x38000000u));
+  if (magnitude >= 0x7c00) {
+    return float_of(sign | 0x7f800000 | ((magnitude & 1023) << 13) | (magnitude > 0x7c00 ? 0x400000 : 0));
   }
-  if (exponent == 0) {
-    const float magnitude = float(mantissa) * 0x1p-24f;
-    return float_of(sign | bits_of(magnitude));
-  }
-  return float_of(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  return float_of(sign | bits_of(float(magnitude) * 0x1p-24f));
 }
 
 KVANT_INLINE uint16_t f32_to_f16(float x) {

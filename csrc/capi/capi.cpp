@@ -44,6 +44,12 @@ Status check_importance(const float* importance, int64_t rows, int64_t rows_per_
   return {};
 }
 
+Status check_aligned(const void* floats, int32_t type) {
+  const uintptr_t size = type == KVANT_F32 ? 4 : 2;
+  if (reinterpret_cast<uintptr_t>(floats) % size == 0) return {};
+  return {Code::bad_alignment, "floats are not aligned to their size"};
+}
+
 }  // namespace
 
 #define KVANT_CHECK(call) \
@@ -101,6 +107,8 @@ KVANT_EXPORT int32_t kvant_encode(int32_t format, const void* x, int32_t type, i
   if (out_bytes != rows * (cols / info.block * info.block_bytes)) {
     return fail(Code::bad_shape, "output has the wrong number of bytes");
   }
+  KVANT_CHECK(check_aligned(x, type));
+  KVANT_CHECK(check_aligned(importance, KVANT_F32));
   int64_t found = -1;
   const Status status = encode({x, Float(type), rows, cols, row_stride}, format, {importance, rows_per_vector}, out,
                                threads, found);
@@ -112,6 +120,7 @@ KVANT_EXPORT int32_t kvant_decode(int32_t format, const uint8_t* data, int64_t r
                                   const int64_t* index, int64_t rows, int64_t cols, int32_t type, void* out,
                                   int32_t threads) {
   KVANT_CHECK(check_matrix(format, rows, cols, type));
+  KVANT_CHECK(check_aligned(out, type));
   if (index) {
     for (int64_t i = 0; i < rows; ++i) {
       if (index[i] < 0 || index[i] >= data_rows) return fail(Code::bad_shape, "row index out of range");
@@ -128,6 +137,8 @@ KVANT_EXPORT int32_t kvant_row_errors(int32_t format, const uint8_t* data, int64
                                       int32_t threads) {
   KVANT_CHECK(check_matrix(format, rows, cols, type));
   KVANT_CHECK(check_importance(importance, rows, rows_per_vector));
+  KVANT_CHECK(check_aligned(x, type));
+  KVANT_CHECK(check_aligned(importance, KVANT_F32));
   return report(row_errors({x, Float(type), rows, cols, row_stride},
                            {data, format, rows, cols, data_row_stride, nullptr}, {importance, rows_per_vector},
                            reinterpret_cast<RowError*>(out), threads));

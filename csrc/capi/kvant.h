@@ -6,7 +6,8 @@
  * floats; both depend on the inputs only, not on the processor or the number of threads.
  *
  * Every function that can fail returns 0 or a negative code; kvant_error_text explains the last
- * failure of the calling thread. Nothing prints, aborts or keeps pointers to your memory. All
+ * failure of the calling thread. Floats must be aligned to their size (KVANT_BAD_ALIGNMENT);
+ * packed rows may lie anywhere. Nothing prints, aborts or keeps pointers to your memory. All
  * functions may be called from any thread.
  */
 #ifndef KVANT_H

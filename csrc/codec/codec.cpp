@@ -9,8 +9,10 @@
 namespace kvant {
 namespace {
 
-// Elements of one task: small enough for the second-level cache, large enough to hide the hand-over.
-constexpr int64_t kTaskElements = 32 * 1024;
+// Elements of one task: what fits the first-level cache, so that the check for NaN and the encoder
+// read memory once; encoders that weigh whole rows want several rows at a time.
+constexpr int64_t kTaskElements = 8 * 1024;
+constexpr int64_t kRowTaskElements = 64 * 1024;
 // Results larger than this are written around the caches.
 constexpr int64_t kStreamBytes = int64_t(8) << 20;
 
@@ -24,7 +26,7 @@ struct Tiling {
       tile_cols = kTaskElements / unit * unit;
       if (tile_cols == 0) tile_cols = unit;
     }
-    tile_rows = tile_cols > 0 ? kTaskElements / tile_cols : 1;
+    tile_rows = tile_cols > 0 ? (whole_rows ? kRowTaskElements : kTaskElements) / tile_cols : 1;
     tile_rows = tile_rows < 1 ? 1 : tile_rows > kMaxEncodeRows ? kMaxEncodeRows : tile_rows;
     across = cols > 0 ? (cols + tile_cols - 1) / tile_cols : 0;
     count = (rows + tile_rows - 1) / tile_rows * across;

@@ -82,41 +82,34 @@ struct LaneHalves {
   KVANT_MEMBER uint16_t operator[](int lane) const { return bits[lane]; }
 };
 
-// Codes of sixteen blocks: written element by element with one block per lane, read block by block.
+// n bytes of each of sixteen blocks as 32-bit words, one block per lane: written and combined word
+// by word, four bytes at once, then read block by block.
 template <class V, int n>
-class CodeTile {
+class ByteTile {
  public:
   using I = typename V::I;
 
-  // Codes 4k .. 4k + 3; only their low eight bits count.
-  KVANT_MEMBER void put(int k, I c0, I c1, I c2, I c3) {
+  // Bytes 4k .. 4k + 3 from the low eight bits of four values.
+  KVANT_MEMBER void put(int k, I b0, I b1, I b2, I b3) {
     const I low = V::splat_i(255);
-    const I word = ((c0 & low) | (c1 & low).template shl<8>()) |
-                   ((c2 & low).template shl<16>() | c3.template shl<24>());
-    V::store_i(words_[k], word);
+    set(k, ((b0 & low) | (b1 & low).template shl<8>()) | ((b2 & low).template shl<16>() | b3.template shl<24>()));
   }
+  KVANT_MEMBER void set(int k, I word) { V::store_i(words_[k], word); }
+  KVANT_MEMBER I word(int k) const { return V::load_i(words_[k]); }
 
   KVANT_MEMBER void finish() {
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      const float* rows[16];
-      for (int k = 0; k < 16; ++k) rows[k] = reinterpret_cast<const float*>(words_[chunk * 16 + k % kRows]);
-      V::transpose(rows, 16, reinterpret_cast<float*>(bytes_[chunk][0]));
+    for (int g = 0; g < n / 16; ++g) {
+      V::store_quads(quads_[g][0][0], word(4 * g), word(4 * g + 1), word(4 * g + 2), word(4 * g + 3));
     }
   }
-
-  KVANT_MEMBER void read(int lane, uint8_t* codes) const {
-    if constexpr (kChunks == 1) {
-      memcpy(codes, bytes_[0][lane], n);
-    } else {
-      for (int chunk = 0; chunk < kChunks; ++chunk) memcpy(codes + chunk * 64, bytes_[chunk][lane], 64);
-    }
+  KVANT_MEMBER void read(int lane, uint8_t* bytes) const {
+    for (int g = 0; g < n / 16; ++g) memcpy(bytes + 16 * g, quads_[g][lane % 4][lane / 4], 16);
   }
 
  private:
-  static constexpr int kChunks = (n + 63) / 64;
-  static constexpr int kRows = n / 4 < 16 ? n / 4 : 16;
+  static_assert(n % 16 == 0);
   alignas(64) int32_t words_[n / 4][16];
-  alignas(64) uint8_t bytes_[kChunks][16][64];
+  alignas(64) uint8_t quads_[n / 16][4][4][16];
 };
 
 // Element i of the batch in every lane.

@@ -112,29 +112,29 @@ struct MXFP4 {
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
     using S = Search<V>;
-    using F = typename V::F;
-    F amax = S::zero();
-    for (int i = 0; i < 32; ++i) amax = V::max(V::abs(at<V>(in.x, i)), amax);
     float m[16], d[16];
     uint8_t e[16];
-    V::store(m, amax);
+    bool huge = false;
+    V::store(m, S::largest(in.x, 32));
     for (int lane = 0; lane < 16; ++lane) {
       // Below 2^-125 the exponent is negative and wraps in eight bits, as the cast does on x86.
       e[lane] = m[lane] > 0.0f ? uint8_t(floor_log2(m[lane]) + 125) : 0;
       d[lane] = e8m0_half(e[lane]);
+      // The largest floats round up to 2^128: the top values of their grid are infinite.
+      huge = huge || e[lane] == 253;
     }
-    const Fp4Grid<V> grid(V::load(d), false);
-    CodeTile<V, 32> codes;
+    const Fp4Grid<V> grid(V::load(d), huge);
+    ByteTile<V, 32> codes;
     for (int i = 0; i < 32; i += 4) {
       codes.put(i / 4, grid.code(at<V>(in.x, i)), grid.code(at<V>(in.x, i + 1)), grid.code(at<V>(in.x, i + 2)),
                 grid.code(at<V>(in.x, i + 3)));
     }
-    codes.finish();
+    ByteTile<V, 16> packed;
+    pack_nibbles32<V>(codes, 0, packed, 0);
+    packed.finish();
     for (int lane = 0; lane < count; ++lane, out += 17) {
-      uint8_t c[32];
-      codes.read(lane, c);
       out[0] = e[lane];
-      pack_nibbles32(c, out + 1);
+      packed.read(lane, out + 1);
     }
   }
 };
@@ -147,10 +147,8 @@ struct NVFP4 {
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<NVFP4>& u) {
     for (int s = 0; s < 4; ++s) {
       u.scale[s] = ue4m3_half(block[s]);
-      for (int j = 0; j < 8; ++j) {
-        u.codes[16 * s + j] = int8_t(block[4 + 8 * s + j] & 15);
-        u.codes[16 * s + 8 + j] = int8_t(block[4 + 8 * s + j] >> 4);
-      }
+      const uint64_t packed = load_u64(block + 4 + 8 * s);
+      store_codes16(u.codes + 16 * s, join_words(packed, packed >> 4) & 15);
     }
   }
 
@@ -159,11 +157,10 @@ struct NVFP4 {
     using S = Search<V>;
     using F = typename V::F;
     uint8_t scale[4][16];
-    CodeTile<V, 64> codes;
+    ByteTile<V, 64> codes;
     for (int s = 0; s < 4; ++s) {
       const float* x = in.x + 256 * s;
-      F amax = S::zero();
-      for (int i = 0; i < 16; ++i) amax = V::max(V::abs(at<V>(x, i)), amax);
+      const F amax = S::largest(x, 16);
       float sixth[16], d[16];
       V::store(sixth, amax / V::splat(6.0f));
       for (int lane = 0; lane < 16; ++lane) {
@@ -177,14 +174,15 @@ struct NVFP4 {
                   grid.code(at<V>(x, i + 3)));
       }
     }
-    codes.finish();
+    ByteTile<V, 32> packed;
+    for (int k = 0; k < 8; ++k) {
+      const int c = 4 * (k / 2) + k % 2;
+      packed.set(k, codes.word(c) | codes.word(c + 2).template shl<4>());
+    }
+    packed.finish();
     for (int lane = 0; lane < count; ++lane, out += 36) {
-      uint8_t c[64];
-      codes.read(lane, c);
-      for (int s = 0; s < 4; ++s) {
-        out[s] = scale[s][lane];
-        for (int j = 0; j < 8; ++j) out[4 + 8 * s + j] = uint8_t(c[16 * s + j] | c[16 * s + 8 + j] << 4);
-      }
+      for (int s = 0; s < 4; ++s) out[s] = scale[s][lane];
+      packed.read(lane, out + 4);
     }
   }
 };

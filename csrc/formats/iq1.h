@@ -6,18 +6,15 @@
 //        u16 of four 3-bit s each, one per 16 weights; their top nibbles together are d as f16.
 #pragma once
 
+#include "formats/bytes.h"
 #include "formats/grids.h"
 
 namespace kvant {
 
-// Eighths: 8 * point + 1 or - 1, bytewise.
-KVANT_INLINE uint64_t shifted_eighths(uint64_t point, bool down) {
-  uint64_t bytes = 0;
-  int8_t c[8];
-  store_u64(c, point);
-  for (int i = 0; i < 8; ++i) c[i] = int8_t(8 * c[i] + (down ? -1 : 1));
-  memcpy(&bytes, c, 8);
-  return bytes;
+// Sixteen eighths: 8 * point + 1, or - 1 where down (0 or 1) says so; one `down` for each eight.
+KVANT_INLINE void store_eighths16(int8_t* codes, uint64_t first, uint64_t second, uint64_t down1, uint64_t down2) {
+  const Bytes16 up = join_words(down1 * 0x0202020202020202u, down2 * 0x0202020202020202u);
+  store_codes16(codes, join_words(first, second) * 8 + 1 - up);
 }
 
 struct IQ1_S {
@@ -30,10 +27,10 @@ struct IQ1_S {
     for (int b = 0; b < 8; ++b) {
       const uint32_t word = load_u16(block + 34 + 2 * b);
       u.scale[b] = d * float(2 * ((word >> 12) & 7) + 1) * 0.125f;
-      for (int l = 0; l < 4; ++l) {
-        const uint32_t index = block[2 + 4 * b + l] | ((word >> (3 * l)) & 7) << 8;
-        store_u64(u.codes + 32 * b + 8 * l, shifted_eighths(kIq1s.point[index], word >> 15));
-      }
+      const auto point = [&](int l) { return kIq1s.point[block[2 + 4 * b + l] | ((word >> (3 * l)) & 7) << 8]; };
+      const uint32_t down = word >> 15;
+      store_eighths16(u.codes + 32 * b, point(0), point(1), down, down);
+      store_eighths16(u.codes + 32 * b + 16, point(2), point(3), down, down);
     }
   }
 };
@@ -54,10 +51,11 @@ struct IQ1_M {
       const uint32_t word = load_u16(block + 48 + 2 * (g / 4));
       u.scale[g] = d * float(2 * ((word >> (3 * (g % 4))) & 7) + 1) * 0.125f;
     }
-    for (int l = 0; l < 32; ++l) {
-      const uint32_t nibble = (block[32 + l / 2] >> (4 * (l % 2))) & 15;
-      const uint32_t index = block[l] | (nibble & 7) << 8;
-      store_u64(u.codes + 8 * l, shifted_eighths(kIq1s.point[index], nibble & 8));
+    for (int g = 0; g < 16; ++g) {
+      const uint32_t high = block[32 + g];
+      const uint64_t first = kIq1s.point[block[2 * g] | (high & 7) << 8];
+      const uint64_t second = kIq1s.point[block[2 * g + 1] | (high & 0x70) << 4];
+      store_eighths16(u.codes + 16 * g, first, second, high >> 3 & 1, high >> 7);
     }
   }
 };

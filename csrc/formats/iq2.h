@@ -6,20 +6,21 @@
 // A 7-bit sign word has an eighth bit that makes the number of minus signs even.
 #pragma once
 
+#include "formats/bytes.h"
 #include "formats/grids.h"
 
 namespace kvant {
 
 KVANT_INLINE uint8_t even_signs(uint32_t seven) {
-  return uint8_t((seven & 127) | uint32_t(__builtin_parity(seven & 127)) << 7);
+  const uint32_t bits = seven & 127;
+  // Parity of seven bits from a table of sixteen: no population count in the baseline.
+  return uint8_t(bits | ((0x6996u >> ((bits ^ bits >> 4) & 15)) & 1) << 7);
 }
 
-// Eight magnitudes, none of them zero, with a minus where a bit is set.
-KVANT_INLINE uint64_t apply_signs(uint64_t point, uint8_t signs) {
-  // Spread the bits to bytes, then negate bytewise: without a zero byte no carry leaves a byte.
-  const uint64_t spread = (signs * 0x0101010101010101u) & 0x8040201008040201u;
-  const uint64_t ones = (spread + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u;
-  return (point ^ (ones * 255)) + ones;
+// Two points of eight magnitudes each, with a minus where a sign bit is set.
+KVANT_INLINE void store_signed16(int8_t* codes, uint64_t first, uint64_t second, uint8_t signs1, uint8_t signs2) {
+  const Bytes16 minus = spread_bits16(signs1, signs2);
+  store_codes16(codes, (join_words(first, second) ^ minus) - minus);
 }
 
 KVANT_INLINE float half_step(float d, int code, float unit) { return d * (0.5f + float(code)) * unit; }
@@ -35,8 +36,9 @@ struct IQ2_XXS {
       const uint8_t* p = block + 2 + 8 * b;
       const uint32_t word = load_u32(p + 4);
       u.scale[b] = half_step(d, int(word >> 28), 0.25f);
-      for (int l = 0; l < 4; ++l) {
-        store_u64(u.codes + 32 * b + 8 * l, apply_signs(kIq2xxs.point[p[l]], even_signs(word >> (7 * l))));
+      for (int l = 0; l < 4; l += 2) {
+        store_signed16(u.codes + 32 * b + 8 * l, kIq2xxs.point[p[l]], kIq2xxs.point[p[l + 1]],
+                       even_signs(word >> (7 * l)), even_signs(word >> (7 * l + 7)));
       }
     }
   }
@@ -52,9 +54,10 @@ struct IQ2_XS {
     for (int g = 0; g < 16; ++g) {
       u.scale[g] = half_step(d, (block[66 + g / 2] >> (4 * (g % 2))) & 15, 0.25f);
     }
-    for (int l = 0; l < 32; ++l) {
-      const uint32_t word = load_u16(block + 2 + 2 * l);
-      store_u64(u.codes + 8 * l, apply_signs(kIq2xs.point[word & 511], even_signs(word >> 9)));
+    for (int g = 0; g < 16; ++g) {
+      const uint32_t a = load_u16(block + 2 + 4 * g), b = load_u16(block + 4 + 4 * g);
+      store_signed16(u.codes + 16 * g, kIq2xs.point[a & 511], kIq2xs.point[b & 511], even_signs(a >> 9),
+                     even_signs(b >> 9));
     }
   }
 };
@@ -69,9 +72,11 @@ struct IQ2_S {
     for (int g = 0; g < 16; ++g) {
       u.scale[g] = half_step(d, (block[74 + g / 2] >> (4 * (g % 2))) & 15, 0.25f);
     }
-    for (int l = 0; l < 32; ++l) {
-      const int index = block[2 + l] | ((block[66 + l / 4] >> (2 * (l % 4))) & 3) << 8;
-      store_u64(u.codes + 8 * l, apply_signs(kIq2s.point[index], block[34 + l]));
+    const auto point = [&](int l) {
+      return kIq2s.point[block[2 + l] | ((block[66 + l / 4] >> (2 * (l % 4))) & 3) << 8];
+    };
+    for (int l = 0; l < 32; l += 2) {
+      store_signed16(u.codes + 8 * l, point(l), point(l + 1), block[34 + l], block[35 + l]);
     }
   }
 };

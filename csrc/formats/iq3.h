@@ -20,9 +20,12 @@ struct IQ3_XXS {
       const uint8_t* p = block + 2 + 8 * b;
       const uint32_t word = load_u32(block + 66 + 4 * b);
       u.scale[b] = half_step(d, int(word >> 28), 0.5f);
-      for (int l = 0; l < 4; ++l) {
-        const uint64_t point = kIq3xxs.point[p[2 * l]] | uint64_t(kIq3xxs.point[p[2 * l + 1]]) << 32;
-        store_u64(u.codes + 32 * b + 8 * l, apply_signs(point, even_signs(word >> (7 * l))));
+      const auto point = [&](int l) {
+        return kIq3xxs.point[p[2 * l]] | uint64_t(kIq3xxs.point[p[2 * l + 1]]) << 32;
+      };
+      for (int l = 0; l < 4; l += 2) {
+        store_signed16(u.codes + 32 * b + 8 * l, point(l), point(l + 1), even_signs(word >> (7 * l)),
+                       even_signs(word >> (7 * l + 7)));
       }
     }
   }
@@ -39,11 +42,14 @@ struct IQ3_S {
       const uint8_t* p = block + 2 + 8 * b;
       const int high = block[66 + b];
       u.scale[b] = d * float(1 + 2 * ((block[106 + b / 2] >> (4 * (b % 2))) & 15));
-      for (int l = 0; l < 4; ++l) {
+      const auto point = [&](int l) {
         const int first = p[2 * l] | ((high >> (2 * l)) & 1) << 8;
         const int second = p[2 * l + 1] | ((high >> (2 * l + 1)) & 1) << 8;
-        const uint64_t point = kIq3s.point[first] | uint64_t(kIq3s.point[second]) << 32;
-        store_u64(u.codes + 32 * b + 8 * l, apply_signs(point, block[74 + 4 * b + l]));
+        return kIq3s.point[first] | uint64_t(kIq3s.point[second]) << 32;
+      };
+      for (int l = 0; l < 4; l += 2) {
+        store_signed16(u.codes + 32 * b + 8 * l, point(l), point(l + 1), block[74 + 4 * b + l],
+                       block[75 + 4 * b + l]);
       }
     }
   }

@@ -132,15 +132,15 @@ struct IQ4_NL {
     Iq4Search<V>::template weights<kWeighted>(in.x, in.importance, sigma2, weight);
     const F d = Iq4Search<V>::scale(in.x, weight);
     const F id = V::select(d != S::zero(), V::splat(1.0f) / d, S::zero());
-    CodeTile<V, 32> codes;
+    ByteTile<V, 32> codes;
     Iq4Search<V>::codes(in.x, 0, id, codes);
-    codes.finish();
+    ByteTile<V, 16> packed;
+    pack_nibbles32<V>(codes, 0, packed, 0);
+    packed.finish();
     const LaneHalves<V> halves(d);
     for (int lane = 0; lane < count; ++lane, out += 18) {
-      uint8_t c[32];
-      codes.read(lane, c);
       store_u16(out, halves[lane]);
-      pack_nibbles32(c, out + 2);
+      packed.read(lane, out + 2);
     }
   }
 };
@@ -178,7 +178,7 @@ struct IQ4_XS {
     }
     const F d = V::neg(max) * V::splat(1.0f / 32);
     const F id = V::select(d != S::zero(), V::splat(1.0f) / d, S::zero());
-    CodeTile<V, 256> codes;
+    ByteTile<V, 256> codes;
     LaneBytes<V, 8> sc;
     for (int b = 0; b < 8; ++b) {
       const auto l = S::clamp(S::nearest_int(id * scale[b]), -32, 31);
@@ -187,21 +187,21 @@ struct IQ4_XS {
       Iq4Search<V>::codes(in.x, 32 * b, idl, codes);
       sc.set(b, l + V::splat_i(32));
     }
-    codes.finish();
+    ByteTile<V, 128> packed;
+    for (int b = 0; b < 8; ++b) pack_nibbles32<V>(codes, 8 * b, packed, 4 * b);
+    packed.finish();
     const LaneHalves<V> halves(d);
     for (int lane = 0; lane < count; ++lane, out += 136) {
-      uint8_t c[256];
-      codes.read(lane, c);
       int high = 0;
       for (int b = 0; b < 8; ++b) {
         const int s = sc.get(b, lane);
         high |= (s >> 4) << (2 * b);
         const int low = (s & 15) << (4 * (b % 2));
         out[4 + b / 2] = uint8_t(b % 2 ? out[4 + b / 2] | low : low);
-        pack_nibbles32(c + 32 * b, out + 8 + 16 * b);
       }
       store_u16(out, halves[lane]);
       store_u16(out + 2, uint16_t(high));
+      packed.read(lane, out + 8);
     }
   }
 };

@@ -24,11 +24,15 @@ KVANT_INLINE void unpack_pairs256(const uint8_t* packed, int8_t* codes) {
   }
 }
 
-KVANT_INLINE void pack_pairs256(const uint8_t* codes, uint8_t* packed) {
+// The low two bits of 256 codes into 64 bytes.
+template <class V>
+KVANT_INLINE void pack_pairs256(const ByteTile<V, 256>& codes, ByteTile<V, 64>& packed) {
+  const auto pair = [&](int k) { return codes.word(k) & V::splat_i(0x03030303); };
   for (int h = 0; h < 2; ++h) {
-    const uint8_t* c = codes + 128 * h;
-    for (int l = 0; l < 32; ++l) {
-      packed[32 * h + l] = uint8_t(c[l] | c[l + 32] << 2 | c[l + 64] << 4 | c[l + 96] << 6);
+    for (int k = 0; k < 8; ++k) {
+      const int c = 32 * h + k;
+      packed.set(8 * h + k, (pair(c) | pair(c + 8).template shl<2>()) |
+                                (pair(c + 16).template shl<4>() | pair(c + 24).template shl<6>()));
     }
   }
 }

@@ -2,6 +2,7 @@
 // q2_0: blocks of 64, d f16 and two bits an element, lowest first;  y = (q - 1) * d.
 #pragma once
 
+#include "formats/bytes.h"
 #include "formats/search.h"
 
 namespace kvant {
@@ -14,7 +15,7 @@ struct Q1_0 {
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q1_0>& u) {
     const float d = load_f16_field(block);
     for (int g = 0; g < 4; ++g) u.scale[g] = d;
-    for (int i = 0; i < 128; ++i) u.codes[i] = int8_t(((block[2 + i / 8] >> (i % 8)) & 1) * 2 - 1);
+    for (int j = 0; j < 8; ++j) store_codes16(u.codes + 16 * j, (spread_bits16(block[2 + 2 * j], block[3 + 2 * j]) & 2) - 1);
   }
 
   template <class V, bool kWeighted>
@@ -23,20 +24,19 @@ struct Q1_0 {
     typename V::F sum = S::zero();
     for (int i = 0; i < 128; ++i) sum = sum + V::abs(at<V>(in.x, i));
     const LaneHalves<V> halves(sum * V::splat(1.0f / 128));
-    CodeTile<V, 128> codes;
-    const auto bit = [&](int i) {
-      return V::select(at<V>(in.x, i) >= S::zero(), V::splat_i(1), V::splat_i(0));
-    };
-    for (int i = 0; i < 128; i += 4) codes.put(i / 4, bit(i), bit(i + 1), bit(i + 2), bit(i + 3));
-    codes.finish();
-    for (int lane = 0; lane < count; ++lane, out += 18) {
-      uint8_t c[128];
-      codes.read(lane, c);
-      store_u16(out, halves[lane]);
-      for (int j = 0; j < 16; ++j) {
-        // Eight bytes of 0 or 1 gathered into one by a multiplication.
-        out[2 + j] = uint8_t((load_u64(c + 8 * j) * 0x0102040810204080u) >> 56);
+    ByteTile<V, 16> bits;
+    for (int k = 0; k < 4; ++k) {
+      auto word = V::splat_i(0);
+      for (int i = 31; i >= 0; --i) {
+        const auto bit = V::select(at<V>(in.x, 32 * k + i) >= S::zero(), V::splat_i(1), V::splat_i(0));
+        word = word.template shl<1>() | bit;
       }
+      bits.set(k, word);
+    }
+    bits.finish();
+    for (int lane = 0; lane < count; ++lane, out += 18) {
+      store_u16(out, halves[lane]);
+      bits.read(lane, out + 2);
     }
   }
 };
@@ -48,30 +48,38 @@ struct Q2_0 {
 
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q2_0>& u) {
     u.scale[0] = u.scale[1] = load_f16_field(block);
-    for (int i = 0; i < 64; ++i) u.codes[i] = int8_t(((block[2 + i / 4] >> (2 * (i % 4))) & 3) - 1);
+    for (int j = 0; j < 4; ++j) {
+      uint64_t quads[4];
+      for (int k = 0; k < 4; ++k) {
+        // The four pairs of a byte moved to a byte each.
+        const uint64_t b = block[2 + 4 * j + k];
+        quads[k] = (b | b << 6 | b << 12 | b << 18) & 0x03030303u;
+      }
+      const Bytes16 v = join_words(quads[0] | quads[1] << 32, quads[2] | quads[3] << 32);
+      store_codes16(u.codes + 16 * j, v - 1);
+    }
   }
 
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
     using S = Search<V>;
     using F = typename V::F;
-    F d = S::zero();
-    for (int i = 0; i < 64; ++i) d = V::max(V::abs(at<V>(in.x, i)), d);
+    const F d = S::largest(in.x, 64);
     const F id = V::select(d > S::zero(), V::splat(1.0f) / d, S::zero());
-    CodeTile<V, 64> codes;
+    ByteTile<V, 16> packed;
     const auto code = [&](int i) {
       return S::clamp(S::round_away(at<V>(in.x, i) * id) + V::splat_i(1), 0, 3);
     };
-    for (int i = 0; i < 64; i += 4) codes.put(i / 4, code(i), code(i + 1), code(i + 2), code(i + 3));
-    codes.finish();
+    for (int k = 0; k < 4; ++k) {
+      auto word = V::splat_i(0);
+      for (int i = 15; i >= 0; --i) word = word.template shl<2>() | code(16 * k + i);
+      packed.set(k, word);
+    }
+    packed.finish();
     const LaneHalves<V> halves(d);
     for (int lane = 0; lane < count; ++lane, out += 18) {
-      uint8_t c[64];
-      codes.read(lane, c);
       store_u16(out, halves[lane]);
-      for (int j = 0; j < 16; ++j) {
-        out[2 + j] = uint8_t(c[4 * j] | c[4 * j + 1] << 2 | c[4 * j + 2] << 4 | c[4 * j + 3] << 6);
-      }
+      packed.read(lane, out + 2);
     }
   }
 };

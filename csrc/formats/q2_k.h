@@ -65,7 +65,7 @@ struct Q2_K {
       dmin = V::select(has_min, max_min / top, S::zero());
     }
 
-    CodeTile<V, 256> codes;
+    ByteTile<V, 256> codes;
     const F d16 = V::round_to_f16(d), dmin16 = V::round_to_f16(dmin);
     for (int j = 0; j < 16; ++j) {
       const I byte = V::load_i(nibbles.v[j]);
@@ -73,13 +73,13 @@ struct Q2_K {
       requantize<V, 0, 3>(in.x, 16 * j, 16, d16 * sc, dmin16 * m, codes,
                           [&](F v, int) { return fit[j].code(v, 3); });
     }
-    codes.finish();
+    ByteTile<V, 64> packed;
+    pack_pairs256(codes, packed);
+    packed.finish();
     const LaneHalves<V> scales(d), minima(dmin);
     for (int lane = 0; lane < count; ++lane, out += 84) {
-      uint8_t c[256];
-      codes.read(lane, c);
       for (int j = 0; j < 16; ++j) out[j] = nibbles.get(j, lane);
-      pack_pairs256(c, out + 16);
+      packed.read(lane, out + 16);
       store_u16(out + 80, scales[lane]);
       store_u16(out + 82, minima[lane]);
     }

@@ -111,7 +111,7 @@ struct Q3_K {
         V::store(scales + 16 * j, fit.scale);
         for (int i = 0; i < 16; ++i) V::store(left + 256 * j + 16 * i, V::to_f32(fit.code(at<V>(x, i), 4)));
       }
-      const auto fit = S::template symmetric<16, 32>(scales, sums);
+      const auto fit = S::template symmetric<16, 32, true>(scales, sums);
       for (int j = 0; j < 16; ++j) sc.set(j, fit.code(at<V>(scales, j), 32));
       d = fit.scale;
     } else {
@@ -133,24 +133,31 @@ struct Q3_K {
       d = V::select(some, V::splat(1.0f) / iscale, S::zero());
     }
 
-    CodeTile<V, 256> codes;
+    ByteTile<V, 256> codes;
     const F d16 = V::round_to_f16(d);
     for (int j = 0; j < 16; ++j) {
       requantize<V, -4, 3>(in.x, 16 * j, 16, d16 * (sc.as_f32(j) - V::splat(32.0f)), S::zero(), codes,
                            [&](F, int i) { return V::trunc(at<V>(left, i)); });
     }
-    codes.finish();
+    ByteTile<V, 32> high;
+    for (int k = 0; k < 8; ++k) {
+      auto bits = V::splat_i(0);
+      for (int t = 7; t >= 0; --t) {
+        const auto bit = codes.word(8 * t + k).template shr<2>() & V::splat_i(0x01010101);
+        bits = bits.template shl<1>() | bit;
+      }
+      high.set(k, bits);
+    }
+    high.finish();
+    ByteTile<V, 64> packed;
+    pack_pairs256(codes, packed);
+    packed.finish();
     const LaneHalves<V> halves(d);
     for (int lane = 0; lane < count; ++lane, out += 110) {
-      uint8_t c[256], s[16], high[32] = {};
-      codes.read(lane, c);
-      for (int t = 0; t < 8; ++t) {
-        for (int l = 0; l < 32; ++l) high[l] = uint8_t(high[l] | (c[32 * t + l] >> 2) << t);
-      }
-      for (int i = 0; i < 256; ++i) c[i] &= 3;
+      uint8_t s[16];
       for (int j = 0; j < 16; ++j) s[j] = sc.get(j, lane);
-      memcpy(out, high, 32);
-      pack_pairs256(c, out + 32);
+      high.read(lane, out);
+      packed.read(lane, out + 32);
       pack_six_bits16(s, out + 96);
       store_u16(out + 108, halves[lane]);
     }

@@ -2,19 +2,18 @@
 // Byte j of the sixteen holds element j in its low nibble and element j + 16 in its high one.
 #pragma once
 
+#include "formats/bytes.h"
 #include "formats/search.h"
 
 namespace kvant {
 
-KVANT_INLINE void unpack_nibbles32(const uint8_t* packed, int8_t* codes) {
-  for (int j = 0; j < 16; ++j) {
-    codes[j] = int8_t(packed[j] & 15);
-    codes[j + 16] = int8_t(packed[j] >> 4);
+// Codes from word `first` on become the nibbles of sixteen bytes from word `to` on; codes above 15 lose bits.
+template <class V, class Codes, class Packed>
+KVANT_INLINE void pack_nibbles32(const Codes& codes, int first, Packed& packed, int to) {
+  const auto low = V::splat_i(0x0f0f0f0f);
+  for (int k = 0; k < 4; ++k) {
+    packed.set(to + k, (codes.word(first + k) & low) | (codes.word(first + k + 4) & low).template shl<4>());
   }
-}
-
-KVANT_INLINE void pack_nibbles32(const uint8_t* codes, uint8_t* packed) {
-  for (int j = 0; j < 16; ++j) packed[j] = uint8_t(codes[j] | codes[j + 16] << 4);
 }
 
 // Scale from the element of largest magnitude, which becomes -half; codes truncated after + half.
@@ -37,11 +36,16 @@ template <class V, int top, bool kClamp, class Code>
 KVANT_INLINE typename V::F legacy_affine(const float* x, typename V::F& m, Code&& put) {
   using S = Search<V>;
   using F = typename V::F;
-  F low = V::splat(__FLT_MAX__), high = V::splat(-__FLT_MAX__);
-  for (int i = 0; i < 32; ++i) {
+  // Of equal zeros of both signs the first stays: the halves are compared in order too.
+  F low = at<V>(x, 0), high = low, low2 = at<V>(x, 16), high2 = low2;
+  for (int i = 1; i < 16; ++i) {
     low = V::min(at<V>(x, i), low);
     high = V::max(at<V>(x, i), high);
+    low2 = V::min(at<V>(x, i + 16), low2);
+    high2 = V::max(at<V>(x, i + 16), high2);
   }
+  low = V::min(low2, low);
+  high = V::max(high2, high);
   const F d = (high - low) / V::splat(float(top));
   const F id = V::select(d != S::zero(), V::splat(1.0f) / d, S::zero());
   m = low;
@@ -85,15 +89,12 @@ struct Q4_0 {
 
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q4_0>& u) {
     u.scale[0] = load_f16_field(block);
-    for (int j = 0; j < 16; ++j) {
-      u.codes[j] = int8_t((block[2 + j] & 15) - 8);
-      u.codes[j + 16] = int8_t((block[2 + j] >> 4) - 8);
-    }
+    unpack_nibbles32(block + 2, u.codes, 8);
   }
 
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
-    CodeTile<V, 32> codes;
+    ByteTile<V, 32> codes;
     const auto put = [&](int k, auto... c) { codes.put(k, c...); };
     typename V::F d;
     if constexpr (kWeighted) {
@@ -101,13 +102,13 @@ struct Q4_0 {
     } else {
       d = legacy_symmetric<V, 8>(in.x, put);
     }
-    codes.finish();
+    ByteTile<V, 16> packed;
+    pack_nibbles32<V>(codes, 0, packed, 0);
+    packed.finish();
     const LaneHalves<V> halves(d);
     for (int lane = 0; lane < count; ++lane, out += 18) {
-      uint8_t c[32];
-      codes.read(lane, c);
       store_u16(out, halves[lane]);
-      pack_nibbles32(c, out + 2);
+      packed.read(lane, out + 2);
     }
   }
 };
@@ -126,7 +127,7 @@ struct Q4_1 {
 
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
-    CodeTile<V, 32> codes;
+    ByteTile<V, 32> codes;
     const auto put = [&](int k, auto... c) { codes.put(k, c...); };
     typename V::F d, m;
     if constexpr (kWeighted) {
@@ -134,14 +135,14 @@ struct Q4_1 {
     } else {
       d = legacy_affine<V, 15, true>(in.x, m, put);
     }
-    codes.finish();
+    ByteTile<V, 16> packed;
+    pack_nibbles32<V>(codes, 0, packed, 0);
+    packed.finish();
     const LaneHalves<V> scales(d), minima(m);
     for (int lane = 0; lane < count; ++lane, out += 20) {
-      uint8_t c[32];
-      codes.read(lane, c);
       store_u16(out, scales[lane]);
       store_u16(out + 2, minima[lane]);
-      pack_nibbles32(c, out + 4);
+      packed.read(lane, out + 4);
     }
   }
 };

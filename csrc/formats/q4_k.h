@@ -50,7 +50,7 @@ KVANT_INLINE void unpack_k4_nibbles(const uint8_t* packed, int8_t* codes) {
 
 // Search, scales and codes of sixteen super-blocks; `head` receives d, dmin and the 12 scale bytes.
 template <class V, int nmax, bool kWeighted>
-KVANT_INLINE void encode_k4(const Batch<V>& in, CodeTile<V, 256>& codes, uint8_t head[16][16]) {
+KVANT_INLINE void encode_k4(const Batch<V>& in, ByteTile<V, 256>& codes, uint8_t head[16][16]) {
   using S = Search<V>;
   using F = typename V::F;
   alignas(64) float weight[32 * 16];
@@ -121,7 +121,16 @@ KVANT_INLINE void encode_k4(const Batch<V>& in, CodeTile<V, 256>& codes, uint8_t
     requantize<V, 0, nmax>(in.x, 32 * j, 32, d16 * sc.as_f32(j), dmin16 * mn.as_f32(j), codes,
                            [&](F v, int) { return fit[j].code(v, nmax); });
   }
-  codes.finish();
+}
+
+template <class V>
+KVANT_INLINE void pack_k4_nibbles(const ByteTile<V, 256>& codes, ByteTile<V, 128>& packed) {
+  const auto low = V::splat_i(0x0f0f0f0f);
+  for (int k = 0; k < 32; ++k) {
+    const int c = 16 * (k / 8) + k % 8;
+    packed.set(k, (codes.word(c) & low) | (codes.word(c + 8) & low).template shl<4>());
+  }
+  packed.finish();
 }
 
 struct Q4_K {
@@ -136,16 +145,14 @@ struct Q4_K {
 
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
-    CodeTile<V, 256> codes;
+    ByteTile<V, 256> codes;
     uint8_t head[16][16];
     encode_k4<V, 15, kWeighted>(in, codes, head);
+    ByteTile<V, 128> packed;
+    pack_k4_nibbles<V>(codes, packed);
     for (int lane = 0; lane < count; ++lane, out += 144) {
-      uint8_t c[256];
-      codes.read(lane, c);
       memcpy(out, head[lane], 16);
-      for (int g = 0; g < 4; ++g) {
-        for (int l = 0; l < 32; ++l) out[16 + 32 * g + l] = uint8_t(c[64 * g + l] | c[64 * g + 32 + l] << 4);
-      }
+      packed.read(lane, out + 16);
     }
   }
 };
@@ -167,22 +174,25 @@ struct Q5_K {
 
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
-    CodeTile<V, 256> codes;
+    ByteTile<V, 256> codes;
     uint8_t head[16][16];
     encode_k4<V, 31, kWeighted>(in, codes, head);
+    ByteTile<V, 128> packed;
+    pack_k4_nibbles<V>(codes, packed);
+    ByteTile<V, 32> fifth;
+    for (int k = 0; k < 8; ++k) {
+      auto bits = V::splat_i(0);
+      for (int j = 7; j >= 0; --j) {
+        const auto bit = codes.word(8 * j + k).template shr<4>() & V::splat_i(0x01010101);
+        bits = bits.template shl<1>() | bit;
+      }
+      fifth.set(k, bits);
+    }
+    fifth.finish();
     for (int lane = 0; lane < count; ++lane, out += 176) {
-      uint8_t c[256], fifth[32] = {};
-      codes.read(lane, c);
       memcpy(out, head[lane], 16);
-      for (int j = 0; j < 8; ++j) {
-        for (int l = 0; l < 32; ++l) fifth[l] = uint8_t(fifth[l] | (c[32 * j + l] >> 4) << j);
-      }
-      memcpy(out + 16, fifth, 32);
-      for (int g = 0; g < 4; ++g) {
-        for (int l = 0; l < 32; ++l) {
-          out[48 + 32 * g + l] = uint8_t((c[64 * g + l] & 15) | (c[64 * g + 32 + l] & 15) << 4);
-        }
-      }
+      fifth.read(lane, out + 16);
+      packed.read(lane, out + 48);
     }
   }
 };

@@ -7,23 +7,25 @@
 
 namespace kvant {
 
-// 32 bits, one per element, to bytes of 0 or 16 and back.
-KVANT_INLINE void add_fifth_bits(const uint8_t* bits, int8_t* codes) {
-  for (int j = 0; j < 32; ++j) codes[j] = int8_t(codes[j] | ((bits[j / 8] >> (j % 8)) & 1) << 4);
+// Nibbles and fifth bits to 32 codes, less the bias.
+KVANT_INLINE void unpack_five_bits32(const uint8_t* fifth, const uint8_t* packed, int8_t* codes, uint8_t bias) {
+  const Bytes16 v = load_bytes16(packed);
+  store_codes16(codes, ((v & 15) | (spread_bits16(fifth[0], fifth[1]) & 16)) - bias);
+  store_codes16(codes + 16, ((v >> 4) | (spread_bits16(fifth[2], fifth[3]) & 16)) - bias);
 }
 
-KVANT_INLINE uint32_t gather_fifth_bits(const uint8_t* codes) {
-  uint32_t bits = 0;
-  for (int j = 0; j < 32; j += 8) {
-    // Bit 4 of eight bytes moved to the top byte by one multiplication.
-    const uint64_t ones = (load_u64(codes + j) >> 4) & 0x0101010101010101u;
-    bits |= uint32_t((ones * 0x0102040810204080u) >> 56) << j;
-  }
+// Bit 4 of 32 codes, element j at bit j.
+template <class V, class Codes>
+KVANT_INLINE typename V::I gather_fifth_bits(const Codes& codes) {
+  auto bits = V::splat_i(0);
+  const auto gather = [&](auto word) {
+    // One bit in each byte, drawn together into the low four.
+    const auto ones = word.template shr<4>() & V::splat_i(0x01010101);
+    const auto pairs = ones | ones.template shr<7>();
+    return (pairs | pairs.template shr<14>()) & V::splat_i(15);
+  };
+  for (int k = 7; k >= 0; --k) bits = bits.template shl<4>() | gather(codes.word(k));
   return bits;
-}
-
-KVANT_INLINE void pack_low_nibbles32(const uint8_t* codes, uint8_t* packed) {
-  for (int j = 0; j < 16; ++j) packed[j] = uint8_t((codes[j] & 15) | (codes[j + 16] & 15) << 4);
 }
 
 struct Q5_0 {
@@ -34,14 +36,12 @@ struct Q5_0 {
 
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q5_0>& u) {
     u.scale[0] = load_f16_field(block);
-    unpack_nibbles32(block + 6, u.codes);
-    add_fifth_bits(block + 2, u.codes);
-    for (int j = 0; j < 32; ++j) u.codes[j] = int8_t(u.codes[j] - 16);
+    unpack_five_bits32(block + 2, block + 6, u.codes, 16);
   }
 
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
-    CodeTile<V, 32> codes;
+    ByteTile<V, 32> codes;
     const auto put = [&](int k, auto... c) { codes.put(k, c...); };
     typename V::F d;
     if constexpr (kWeighted) {
@@ -49,14 +49,16 @@ struct Q5_0 {
     } else {
       d = legacy_symmetric<V, 16>(in.x, put);
     }
-    codes.finish();
+    ByteTile<V, 16> packed;
+    pack_nibbles32<V>(codes, 0, packed, 0);
+    packed.finish();
+    alignas(64) int32_t fifth[16];
+    V::store_i(fifth, gather_fifth_bits<V>(codes));
     const LaneHalves<V> halves(d);
     for (int lane = 0; lane < count; ++lane, out += 22) {
-      uint8_t c[32];
-      codes.read(lane, c);
       store_u16(out, halves[lane]);
-      store_u32(out + 2, gather_fifth_bits(c));
-      pack_low_nibbles32(c, out + 6);
+      store_u32(out + 2, uint32_t(fifth[lane]));
+      packed.read(lane, out + 6);
     }
   }
 };
@@ -70,13 +72,12 @@ struct Q5_1 {
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q5_1>& u) {
     u.scale[0] = load_f16_field(block);
     u.min[0] = -load_f16_field(block + 2);
-    unpack_nibbles32(block + 8, u.codes);
-    add_fifth_bits(block + 4, u.codes);
+    unpack_five_bits32(block + 4, block + 8, u.codes, 0);
   }
 
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
-    CodeTile<V, 32> codes;
+    ByteTile<V, 32> codes;
     const auto put = [&](int k, auto... c) { codes.put(k, c...); };
     typename V::F d, m;
     if constexpr (kWeighted) {
@@ -84,15 +85,17 @@ struct Q5_1 {
     } else {
       d = legacy_affine<V, 31, false>(in.x, m, put);
     }
-    codes.finish();
+    ByteTile<V, 16> packed;
+    pack_nibbles32<V>(codes, 0, packed, 0);
+    packed.finish();
+    alignas(64) int32_t fifth[16];
+    V::store_i(fifth, gather_fifth_bits<V>(codes));
     const LaneHalves<V> scales(d), minima(m);
     for (int lane = 0; lane < count; ++lane, out += 24) {
-      uint8_t c[32];
-      codes.read(lane, c);
       store_u16(out, scales[lane]);
       store_u16(out + 2, minima[lane]);
-      store_u32(out + 4, gather_fifth_bits(c));
-      pack_low_nibbles32(c, out + 8);
+      store_u32(out + 4, uint32_t(fifth[lane]));
+      packed.read(lane, out + 8);
     }
   }
 };

@@ -53,7 +53,7 @@ struct Q6_K {
     const F iscale = V::splat(-128.0f) / max_scale;
     const F d = V::select(empty, S::zero(), V::splat(1.0f) / iscale);
     const F d16 = V::round_to_f16(d);
-    CodeTile<V, 256> codes;
+    ByteTile<V, 256> codes;
     LaneBytes<V, 16> sc;
     for (int j = 0; j < 16; ++j) {
       const auto l = V::imin(V::splat_i(127), S::nearest_int(iscale * fit[j].scale));
@@ -64,20 +64,25 @@ struct Q6_K {
         return V::select(empty, V::splat_i(0), fit[j].code(v, 32));
       });
     }
-    codes.finish();
+    ByteTile<V, 128> low;
+    ByteTile<V, 64> high;
+    const auto nibble = [&](int k) { return codes.word(k) & V::splat_i(0x0f0f0f0f); };
+    const auto pair = [&](int k) { return codes.word(k).template shr<4>() & V::splat_i(0x03030303); };
+    for (int h = 0; h < 2; ++h) {
+      for (int k = 0; k < 8; ++k) {
+        const int c = 32 * h + k;
+        low.set(16 * h + k, nibble(c) | nibble(c + 16).template shl<4>());
+        low.set(16 * h + 8 + k, nibble(c + 8) | nibble(c + 24).template shl<4>());
+        high.set(8 * h + k, (pair(c) | pair(c + 8).template shl<2>()) |
+                                (pair(c + 16).template shl<4>() | pair(c + 24).template shl<6>()));
+      }
+    }
+    low.finish();
+    high.finish();
     const LaneHalves<V> scales(d);
     for (int lane = 0; lane < count; ++lane, out += 210) {
-      uint8_t c[256];
-      codes.read(lane, c);
-      for (int h = 0; h < 2; ++h) {
-        const uint8_t* q = c + 128 * h;
-        uint8_t *low = out + 64 * h, *high = out + 128 + 32 * h;
-        for (int l = 0; l < 32; ++l) {
-          low[l] = uint8_t((q[l] & 15) | (q[l + 64] & 15) << 4);
-          low[l + 32] = uint8_t((q[l + 32] & 15) | (q[l + 96] & 15) << 4);
-          high[l] = uint8_t(q[l] >> 4 | (q[l + 32] >> 4) << 2 | (q[l + 64] >> 4) << 4 | (q[l + 96] >> 4) << 6);
-        }
-      }
+      low.read(lane, out);
+      high.read(lane, out + 128);
       for (int j = 0; j < 16; ++j) out[192 + j] = sc.get(j, lane);
       store_u16(out + 208, scales[lane]);
     }

@@ -19,11 +19,9 @@ struct Q8_0 {
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
     using S = Search<V>;
     using F = typename V::F;
-    F amax = S::zero();
-    for (int i = 0; i < 32; ++i) amax = V::max(amax, V::abs(at<V>(in.x, i)));
-    const F d = amax / V::splat(127.0f);
+    const F d = S::largest(in.x, 32) / V::splat(127.0f);
     const F id = V::select(d != S::zero(), V::splat(1.0f) / d, S::zero());
-    CodeTile<V, 32> codes;
+    ByteTile<V, 32> codes;
     for (int i = 0; i < 32; i += 4) {
       codes.put(i / 4, S::round_away(at<V>(in.x, i) * id), S::round_away(at<V>(in.x, i + 1) * id),
                 S::round_away(at<V>(in.x, i + 2) * id), S::round_away(at<V>(in.x, i + 3) * id));

@@ -48,14 +48,25 @@ struct Search {
     F abs, value;  // the largest magnitude and its signed value; the first one wins
   };
 
-  KVANT_INLINE Extreme extreme(const float* x, int n) {
-    Extreme e = {zero(), zero()};
-    for (int i = 0; i < n; ++i) {
-      const F v = at<V>(x, i), a = V::abs(v);
-      const M larger = a > e.abs;
-      e.abs = V::select(larger, a, e.abs);
-      e.value = V::select(larger, v, e.value);
+  // Largest magnitude of n elements, n a multiple of 4: four chains, since order is free. NaN is
+  // passed over.
+  KVANT_INLINE F largest(const float* x, int n) {
+    F m[4] = {zero(), zero(), zero(), zero()};
+    for (int i = 0; i < n; i += 4) {
+      for (int k = 0; k < 4; ++k) m[k] = V::max(V::abs(at<V>(x, i + k)), m[k]);
     }
+    return V::max(V::max(m[0], m[1]), V::max(m[2], m[3]));
+  }
+
+  KVANT_INLINE Extreme extreme(const float* x, int n) {
+    Extreme e = {largest(x, n), zero()};
+    // Going backwards, the first of equals is the one that stays.
+    for (int i = n - 1; i >= 0; --i) {
+      const F v = at<V>(x, i);
+      e.value = V::select(V::abs(v) == e.abs, v, e.value);
+    }
+    // A block of zeros has the value +0 whatever their signs.
+    e.value = V::select(e.abs > zero(), e.value, zero());
     return e;
   }
 
@@ -87,7 +98,8 @@ struct Search {
     }
   };
 
-  template <int n, int nmax>
+  // kWild: x may hold infinities and NaN, as scales found with overflowing weights do.
+  template <int n, int nmax, bool kWild = false>
   KVANT_INLINE Symmetric symmetric(const float* x, const float* weight) {
     alignas(64) float wx[n * 16];
     const Extreme e = extreme(x, n);
@@ -105,8 +117,13 @@ struct Search {
       const F iscale = step == 0 ? s.iscale : V::splat(-(float(nmax) + 0.1f * float(is))) / max;
       F sumlx = zero(), suml2 = zero();
       for (int i = 0; i < n; ++i) {
-        const F v = nearest(iscale * at<V>(x, i));
-        const F l = V::max(V::splat(-float(nmax)), V::min(V::splat(float(nmax - 1)), v));
+        const F scaled = iscale * at<V>(x, i);
+        F l;
+        if constexpr (kWild) {
+          l = V::to_f32(clamp(nearest_int(scaled), -nmax, nmax - 1));
+        } else {
+          l = V::max(V::splat(-float(nmax)), V::min(V::splat(float(nmax - 1)), nearest(scaled)));
+        }
         sumlx = sumlx + at<V>(wx, i) * l;
         suml2 = suml2 + at<V>(weight, i) * l * l;
       }

@@ -13,8 +13,7 @@ template <class V, class Put>
 KVANT_INLINE typename V::F encode_ternary(const float* x, Put&& put) {
   using S = Search<V>;
   using F = typename V::F;
-  F d = S::zero();
-  for (int i = 0; i < 256; ++i) d = V::max(d, V::abs(at<V>(x, i)));
+  const F d = S::largest(x, 256);
   const F id = V::select(d != S::zero(), V::splat(1.0f) / d, S::zero());
   const auto code = [&](int i) { return S::round_away(at<V>(x, i) * id) + V::splat_i(1); };
   for (int i = 0; i < 256; i += 4) put(i / 4, code(i), code(i + 1), code(i + 2), code(i + 3));
@@ -35,14 +34,13 @@ struct TQ2_0 {
 
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
-    CodeTile<V, 256> codes;
+    ByteTile<V, 256> codes;
     const LaneHalves<V> halves(encode_ternary<V>(in.x, [&](int k, auto... c) { codes.put(k, c...); }));
-    codes.finish();
+    ByteTile<V, 64> packed;
+    pack_pairs256(codes, packed);
+    packed.finish();
     for (int lane = 0; lane < count; ++lane, out += 66) {
-      uint8_t c[256];
-      codes.read(lane, c);
-      for (int i = 0; i < 256; ++i) c[i] &= 3;
-      pack_pairs256(c, out);
+      packed.read(lane, out);
       store_u16(out + 64, halves[lane]);
     }
   }
@@ -84,7 +82,7 @@ struct TQ1_0 {
 
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
-    CodeTile<V, 256> codes;
+    ByteTile<V, 256> codes;
     const LaneHalves<V> halves(encode_ternary<V>(in.x, [&](int k, auto... c) { codes.put(k, c...); }));
     codes.finish();
     for (int lane = 0; lane < count; ++lane, out += 54) {

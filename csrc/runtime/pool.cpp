@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -87,10 +88,7 @@ std::atomic<int> thread_setting{0};
 class Pool {
  public:
   void run(int64_t count, int helpers, Task task, void* context) {
-    while (int(workers_.size()) < helpers) {
-      const int id = int(workers_.size());
-      workers_.emplace_back([this, id] { work(id); });
-    }
+    grow(helpers);
     task_ = task;
     context_ = context;
     count_ = count;
@@ -113,13 +111,25 @@ class Pool {
   }
 
  private:
+  // A new worker has seen the generations before it, or it would take part in one that is over.
+  void grow(int helpers) {
+    const uint64_t seen = generation_.load(std::memory_order_relaxed);
+    try {
+      while (int(workers_.size()) < helpers) {
+        const int id = int(workers_.size());
+        workers_.emplace_back([this, id, seen] { work(id, seen); });
+      }
+    } catch (const std::exception&) {
+      // No more threads to be had: those that are there do the work.
+    }
+  }
+
   void drain() {
     FloatEnv env;
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) task_(context_, i);
   }
 
-  void work(int id) {
-    uint64_t seen = 0;
+  void work(int id, uint64_t seen) {
     for (;;) {
       uint64_t generation;
       for (int spin = 0; (generation = generation_.load(std::memory_order_acquire)) == seen; ++spin) {

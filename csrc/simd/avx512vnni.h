@@ -95,15 +95,24 @@ struct Avx512Vnni {
     }
   }
 
+  KVANT_INLINE void store_quads(uint8_t* out, int, I a, I b, I c, I d) {
+    const I ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+    const I AB = _mm512_unpackhi_epi32(a, b), CD = _mm512_unpackhi_epi32(c, d);
+    const I quads[4] = {_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd),
+                        _mm512_unpacklo_epi64(AB, CD), _mm512_unpackhi_epi64(AB, CD)};
+    for (int j = 0; j < 4; ++j) _mm512_storeu_si512(out + 64 * j, quads[j]);
+  }
+
   KVANT_INLINE F table32(const float* table, I index) {
     return _mm512_permutex2var_ps(_mm512_load_ps(table), index, _mm512_load_ps(table + 16));
   }
 
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
-    const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
-    for (int i = 0; i < count; i += 32) {
-      __m256i* p = (__m256i*)(codes + i);
-      _mm256_storeu_si256(p, _mm256_shuffle_epi8(t, _mm256_loadu_si256(p)));
+    // Sixteen at a time: codes were stored so, and wider loads would wait for the stores.
+    const __m128i t = _mm_loadu_si128((const __m128i*)table);
+    for (int i = 0; i < count; i += 16) {
+      __m128i* p = (__m128i*)(codes + i);
+      _mm_storeu_si128(p, _mm_shuffle_epi8(t, _mm_loadu_si128(p)));
     }
   }
 };

@@ -92,6 +92,15 @@ struct NeonDotprod {
     }
   }
 
+  KVANT_INLINE void store_quads(uint8_t* out, int part, I a, I b, I c, I d) {
+    const int32x4x2_t ab = vtrnq_s32(a, b), cd = vtrnq_s32(c, d);
+    const I quads[4] = {vcombine_s32(vget_low_s32(ab.val[0]), vget_low_s32(cd.val[0])),
+                        vcombine_s32(vget_low_s32(ab.val[1]), vget_low_s32(cd.val[1])),
+                        vcombine_s32(vget_high_s32(ab.val[0]), vget_high_s32(cd.val[0])),
+                        vcombine_s32(vget_high_s32(ab.val[1]), vget_high_s32(cd.val[1]))};
+    for (int j = 0; j < 4; ++j) vst1q_s32(reinterpret_cast<int32_t*>(out + 64 * j + 16 * part), quads[j]);
+  }
+
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
     const int8x16_t t = vld1q_s8(table);
     for (int i = 0; i < count; i += 16) {

@@ -72,6 +72,11 @@ struct Scalar {
     }
   }
 
+  KVANT_INLINE void store_quads(uint8_t* out, int part, I a, I b, I c, I d) {
+    const I words[4] = {a, b, c, d};
+    memcpy(out + (part % 4 * 4 + part / 4) * 16, words, 16);
+  }
+
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
     for (int i = 0; i < count; ++i) codes[i] = table[codes[i]];
   }

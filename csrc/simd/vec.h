@@ -94,6 +94,11 @@ struct Wide {
     for (int i = 0; i < count; i += kLanes) N::transpose(rows, i, out + size_t(i) * kLanes);
   }
 
+  // Four words of every lane: those of lane 4q + j go to out + (4j + q) * 16.
+  KVANT_INLINE void store_quads(uint8_t* out, I a, I b, I c, I d) {
+    KVANT_EACH N::store_quads(out, p, a.v[p], b.v[p], c.v[p], d.v[p]);
+  }
+
   // table[index], index in 0..31; only where kHasTables.
   KVANT_INLINE F table32(const float* table, I index) { F r; KVANT_EACH r.v[p] = N::table32(table, index.v[p]); return r; }
 

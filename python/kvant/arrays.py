@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,15 @@ def as_rows(function: str, x: Any) -> tuple[NDArray[Any], int, int]:
     if array.ndim == 0:
         raise ShapeError(f"[{function}] expected at least one axis, got a scalar")
     cols = array.shape[-1]
+    if not array.size:
+        # The strides of an empty array mean nothing.
+        rows = math.prod(array.shape[:-1])
+        return np.empty((rows, cols), array.dtype), FLOAT_TYPES.index(kind), cols
     if cols > 1 and array.strides[-1] != array.itemsize:
         raise ShapeError(
             f"[{function}] expected a contiguous last axis, got strides {array.strides}"
         )
-    matrix = array.reshape(-1, cols) if array.size else array.reshape(0, cols)
+    matrix = array.reshape(-1, cols)
     if matrix.shape[0] > 1 and (
         matrix.strides[0] % array.itemsize or matrix.strides[0] < 0 or matrix.strides[1] < 0
     ):
@@ -78,8 +83,8 @@ def importance_rows(
     """
     if importance is None:
         return None, 1
-    weights = np.ascontiguousarray(importance, dtype=np.float32)
-    rows = int(np.prod(shape[:-1], dtype=np.int64))
+    weights = np.require(importance, np.float32, ["C", "ALIGNED"])
+    rows = math.prod(shape[:-1])
     if weights.shape == shape[-1:]:
         weights = weights[None]
         per_vector = max(rows, 1)
@@ -96,5 +101,4 @@ def importance_rows(
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array in the library's own memory: aligned, in huge pages where that pays."""
-    count = int(np.prod(shape, dtype=np.int64))
-    return _core.allocate(count * dtype.itemsize).view(dtype).reshape(shape)
+    return _core.allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)

@@ -61,7 +61,7 @@ class FormatInfo:
         >>> kvant.format_info("q4_k").row_bytes(512)
         288
         """
-        if cols % self.block:
+        if cols < 0 or cols % self.block:
             raise ShapeError(
                 f"[row_bytes] expected a multiple of {self.block} elements ({self.name}), got {cols}"
             )

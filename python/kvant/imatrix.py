@@ -264,7 +264,7 @@ def _route(
             f"[Imatrix.add] expected expert numbers [tokens] or [tokens, k], "
             f"got {experts.dtype} {experts.shape}"
         )
-    ids = experts.reshape(len(experts), -1).astype(np.int64)
+    ids = (experts[:, None] if experts.ndim == 1 else experts).astype(np.int64)
     if n_expert is None or (ids.size and not 0 <= ids.min() <= ids.max() < n_expert):
         raise ShapeError(
             f"[Imatrix.add] expected n_expert and expert numbers below it, got n_expert={n_expert}"

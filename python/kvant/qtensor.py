@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -83,9 +84,9 @@ class QTensor:
             raise ShapeError(f"[QTensor.from_bytes] expected one or more axes, got {shape}")
         wanted = (*shape[:-1], info.row_bytes(shape[-1]))
         flat = np.frombuffer(buffer, dtype=np.uint8)
-        if flat.size != int(np.prod(wanted, dtype=np.int64)):
+        if flat.size != math.prod(wanted):
             raise ShapeError(
-                f"[QTensor.from_bytes] expected {int(np.prod(wanted, dtype=np.int64))} bytes for "
+                f"[QTensor.from_bytes] expected {math.prod(wanted)} bytes for "
                 f"{info.name} {shape}, got {flat.size}"
             )
         return cls(flat.reshape(wanted), format, shape)
@@ -131,7 +132,7 @@ class QTensor:
         """Take one index or a slice of the first axis; the packed axis cannot be cut."""
         if self.ndim < 2:
             raise ShapeError("[QTensor] expected two or more axes to index, got one (it is packed)")
-        if not isinstance(index, int | np.integer | slice):
+        if isinstance(index, bool) or not isinstance(index, int | np.integer | slice):
             raise ShapeError(f"[QTensor] expected an index or slice of the first axis, got {index!r}")
         data = self.data[index]
         return QTensor(data, self.format, (*data.shape[:-1], self.shape[-1]))
@@ -194,7 +195,7 @@ class QTensor:
                 shape = (index.size, *self.shape[1:])
         result = empty(shape, numpy_dtype) if out is None else _checked_out(out, shape, numpy_dtype)
         data = source._matrix()
-        inner = int(np.prod(self.shape[1:-1], dtype=np.int64))
+        inner = math.prod(self.shape[1:-1])
         if index is not None and inner != 1:
             index = (index[:, None] * inner + np.arange(inner)).reshape(-1)
         cols = shape[-1]
@@ -204,7 +205,7 @@ class QTensor:
             data.strides[0] if data.shape[0] > 1 else data.shape[1],
             data.shape[0],
             index,
-            int(np.prod(shape[:-1], dtype=np.int64)),
+            math.prod(shape[:-1]),
             cols,
             kind,
             result.reshape(-1).view(np.uint8),
@@ -214,8 +215,7 @@ class QTensor:
 
     def _matrix(self) -> NDArray[np.uint8]:
         """The packed rows as a matrix; copied only when the axes before the last are strided oddly."""
-        row_bytes = self.data.shape[-1]
-        matrix = self.data.reshape(-1, row_bytes) if self.data.size else self.data.reshape(0, row_bytes)
+        matrix = self.data.reshape(math.prod(self.shape[:-1]), self.data.shape[-1])
         if matrix.shape[0] > 1 and matrix.strides[0] < 0:
             return np.ascontiguousarray(matrix)
         return matrix
@@ -224,12 +224,12 @@ class QTensor:
         given = np.asarray(rows)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise ShapeError(f"[dequantize] expected a list of row indices, got {rows!r}")
-        index = given.astype(np.int64)
-        bad = (index < -self.shape[0]) | (index >= self.shape[0])
+        bad = (given < -self.shape[0]) | (given >= self.shape[0])
         if bad.any():
             raise ShapeError(
-                f"[dequantize] expected rows below {self.shape[0]}, got {int(index[bad][0])}"
+                f"[dequantize] expected rows below {self.shape[0]}, got {int(given[bad][0])}"
             )
+        index = given.astype(np.int64)
         return np.where(index < 0, index + self.shape[0], index)
 
 
@@ -237,6 +237,6 @@ def _checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDAr
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
         got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ShapeError(f"[dequantize] expected out of {dtype} {shape}, got {got}")
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        raise ShapeError("[dequantize] expected out to be C-contiguous and writable")
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise ShapeError("[dequantize] expected out to be C-contiguous, aligned and writable")
     return out

@@ -6,13 +6,11 @@ broken in `broken_rules.py`.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
 from images import (
     ARRAY,
-    BOOL,
     STRING,
     TOP,
     U8,

@@ -106,3 +106,17 @@ def test_data_changes_are_seen_not_refused() -> None:
     assert not np.array_equal(before.tensors["half"].data, after.tensors["half"].data)
     with pytest.raises(GGUFError):
         gguf.from_buffer(bytes(whole)[:-41])
+
+
+def test_the_fuzz_program_runs(tmp_path: Path) -> None:
+    program = Path(__file__).resolve().parents[2] / "tools" / "fuzz_gguf.py"
+    done = subprocess.run(
+        [sys.executable, str(program), "--count", "100", "--seed", "9", "--keep", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "seed 9: mutations 0 to 99" in done.stdout
+    assert list(tmp_path.iterdir()) == []

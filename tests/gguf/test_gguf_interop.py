@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from kvant import gguf
 from kvant.qtensor import QTensor
 

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +185,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": np.zeros(len(tokens), np.float32),
         "tokenizer.ggml.token_type": np.ones(len(tokens), np.int32),
-        "tokenizer.ggml.merges": [f"{a} {b}" for a, b in zip(tokens, tokens[1:], strict=False)],
+        "tokenizer.ggml.merges": [f"{a} {b}" for a, b in pairwise(tokens)],
     }
     gguf.write(path, metadata, {f"blk.{i}.w": np.zeros(8, np.float32) for i in range(400)})
     return path

@@ -12,15 +12,16 @@ from kvant.qtensor import QTensor
 
 WIDTH = 256
 CONTEXT = 64
+VOCAB = 258
 
 
 def alphabet() -> list[str]:
-    """The 256 byte tokens in the letters of GPT-2, after one token that begins and ends texts."""
+    """A token that begins and ends texts, the 256 bytes in the letters of GPT-2, and one merge."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     letters = {byte: chr(byte) for byte in plain}
     letters |= {byte: chr(256 + index) for index, byte in enumerate(others)}
-    return ["<|end|>", *(letters[byte] for byte in range(256))]
+    return ["<|end|>", *(letters[byte] for byte in range(256)), "th"]
 
 
 def metadata(experts: int) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def metadata(experts: int) -> dict[str, Any]:
         "attention.value_length": 64,
         "attention.layer_norm_rms_epsilon": np.float32(1e-5),
         "rope.freq_base": np.float32(1e4),
-        "vocab_size": 257,
+        "vocab_size": VOCAB,
     }
     if experts:
         keys |= {
@@ -53,7 +54,7 @@ def metadata(experts: int) -> dict[str, Any]:
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": np.array([3] + [1] * 256, np.int32),
+        "tokenizer.ggml.token_type": np.array([3] + [1] * (VOCAB - 1), np.int32),
         "tokenizer.ggml.merges": ["t h"],
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.eos_token_id": 0,
@@ -65,11 +66,11 @@ def shapes(experts: int) -> dict[str, tuple[int, ...]]:
     """Tensors in an order of their own, not llama.cpp's."""
     kv = WIDTH // 2
     found: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (257, WIDTH),
+        "token_embd.weight": (VOCAB, WIDTH),
         "output_norm.weight": (WIDTH,),
     }
     if experts:
-        found["output.weight"] = (257, WIDTH)
+        found["output.weight"] = (VOCAB, WIDTH)
     for layer in (1, 0):
         part = {
             "attn_norm": (WIDTH,),

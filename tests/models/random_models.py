@@ -21,7 +21,9 @@ HF_NAMES = {
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
     "qwen3moe": ("Qwen3MoeForCausalLM", "qwen3_moe"),
 }
-_SAMPLE = "It was the best of times, it was the worst of times. 1859! \u00e9t\u00e9 na\u00efve\n" * 3
+_SAMPLE = (
+    "It was the best of times, it was the worst of times. 1859! \u00e9t\u00e9 na\u00efve\n" * 3
+)
 
 
 def metadata(architecture: str, **changes: Any) -> dict[str, Any]:

@@ -9,14 +9,19 @@ import numpy as np
 from kvant.models import Model
 
 
+def losses(model: Model, tokens: Sequence[int], first: int = 0) -> np.ndarray:
+    """Nats lost on each token after `first`, given those before it: f64 [T - 1 - first]."""
+    target = np.asarray(tokens)[first + 1 :]
+    logits = model.logits(tokens)[first:-1].astype(np.float64)
+    peak = logits.max(-1)
+    total: np.ndarray = peak + np.log(np.exp(logits - peak[:, None]).sum(-1))
+    return total - logits[np.arange(len(target)), target]
+
+
 def perplexity(model: Model, ids: Sequence[int], *, window: int, bos: int) -> float:
     """Score the second half of each window, which is `bos` and the next window - 1 tokens."""
-    losses = []
-    for start in range(0, len(ids) - window + 2, window - 1):
-        tokens = np.array([bos, *ids[start : start + window - 1]])
-        logits = model.logits(tokens)[window // 2 : -1].astype(np.float64)
-        target = tokens[window // 2 + 1 :]
-        peak = logits.max(-1)
-        total = peak + np.log(np.exp(logits - peak[:, None]).sum(-1))
-        losses.append(total - logits[np.arange(len(target)), target])
-    return float(np.exp(np.concatenate(losses).mean()))
+    windows = [
+        [bos, *ids[start : start + window - 1]]
+        for start in range(0, len(ids) - window + 2, window - 1)
+    ]
+    return float(np.exp(np.concatenate([losses(model, w, window // 2) for w in windows]).mean()))

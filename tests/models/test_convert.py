@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from random_models import ARCHITECTURE_NAMES, byte_tokenizer, hf_config, hf_folder, hf_tensors
-from support import shared_path
 
 from kvant import gguf, models
 from kvant.convert import convert
 from kvant.convert.dtypes import convert_bytes
-from kvant.errors import FormatError, ModelError
-
-_ABSENT = object()
+from kvant.errors import Error, FormatError, ModelError
+from support import shared_path
 
 
 @pytest.mark.parametrize("name", ["tiny-moe", "novels-dense"])
@@ -56,7 +56,9 @@ def test_metadata_and_types(tmp_path: Path, architecture: str) -> None:
         expected |= {"expert_count": np.uint32(6), "expert_used_count": np.uint32(2)}
         expected |= {"expert_feed_forward_length": np.uint32(20)}
         assert shapes["blk.1.ffn_down_exps.weight"] == (6, 32, 20)
-    found = {k.removeprefix(f"{architecture}."): v for k, v in keys.items() if architecture + "." in k}
+    found = {
+        k.removeprefix(f"{architecture}."): v for k, v in keys.items() if architecture + "." in k
+    }
     assert found == expected
     assert {k: type(v) for k, v in found.items()} == {k: type(v) for k, v in expected.items()}
     assert keys["general.architecture"] == architecture
@@ -148,6 +150,12 @@ def test_dtypes_round_to_nearest(target: str, numbers: list[float]) -> None:
     np.testing.assert_array_equal(back, values.astype(dtypes[target]).astype(np.float32))
 
 
+def test_ties_go_to_the_even_bf16() -> None:
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0xBF817FFF], dtype="<u4")
+    got = convert_bytes(bits.view(np.uint8), "f32", "bf16").view("<u2")
+    assert got.tolist() == [0x3F80, 0x3F82, 0x3F81, 0xBF81]
+
+
 @pytest.mark.parametrize("target", ["f16", "bf16"])
 def test_infinities_and_nan_stay_and_overflow_is_refused(target: str) -> None:
     values = np.array([np.inf, -np.inf, np.nan], dtype=np.float32)
@@ -170,6 +178,9 @@ def test_infinities_and_nan_stay_and_overflow_is_refused(target: str) -> None:
         ("llama", {"num_hidden_layers": 3}, "'model.layers.2.input_layernorm.weight', got none"),
         ("llama", {"num_hidden_layers": 1}, "known tensors, got 'model.layers.1.input_layernorm"),
         ("llama", {"num_hidden_layers": 2**40}, "from 1 to 2"),
+        ("llama", {"num_hidden_layers": 2**31 - 1}, "expected 2147483647 layers"),
+        ("qwen3moe", {"num_experts": 2**31 - 1}, "expected 4294967294 layers or experts"),
+        ("llama", {"vocab_size": 2**31 - 1}, "for 'model.embed_tokens.weight'"),
         ("llama", {"head_dim": 16}, "expected shape \\(64, 32\\) for 'model.layers.0.self_attn.q"),
         ("llama", {"num_key_value_heads": 3}, "multiple of 3"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act = silu"),
@@ -179,7 +190,7 @@ def test_infinities_and_nan_stay_and_overflow_is_refused(target: str) -> None:
         ("llama", {"rope_scaling": 4}, "object for the rope settings"),
         ("llama", {"rope_scaling": {"type": "linear"}}, "positive number for factor"),
         ("llama", {"tie_word_embeddings": "yes"}, "true or false"),
-        ("llama", {"vocab_size": 200}, "token ids below 200"),
+        ("llama", {"vocab_size": 299}, "for 'model.embed_tokens.weight'"),
         ("llama", {"bos_token_id": 300}, "bos_token_id below 300"),
         ("qwen3", {"use_sliding_window": True}, "use_sliding_window = False"),
         ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob = True"),
@@ -259,7 +270,7 @@ def test_every_missing_tensor_is_named(tmp_path: Path) -> None:
 
     folder = hf_folder(tmp_path / "hf", "qwen3moe")
     weights = hf_tensors(hf_config("qwen3moe"))
-    for name in list(weights)[::5] + ["lm_head.weight"]:
+    for name in [*list(weights)[::5], "lm_head.weight"]:
         rest = {n: w for n, w in weights.items() if n != name}
         save_file(rest, folder / "model.safetensors")
         _refuses(folder, f"expected the tensor '{name}', got none")
@@ -272,7 +283,7 @@ def test_other_element_types_are_refused(tmp_path: Path) -> None:
     weights = hf_tensors(hf_config("llama"))
     weights["model.norm.weight"] = weights["model.norm.weight"].astype(np.float64)
     save_file(weights, folder / "model.safetensors")
-    _refuses(folder, "expected f32, f16, bf16 for 'model.norm.weight', got F64")
+    _refuses(folder, "expected F32, F16, BF16 for 'model.norm.weight', got F64")
 
 
 def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
@@ -308,5 +319,38 @@ def _refuses(folder: Path, message: str) -> None:
     before = sorted(folder.iterdir())
     with pytest.raises(ModelError, match=r"\[(convert|load)\] expected") as caught:
         convert(folder, folder / "out.gguf")
-    assert __import__("re").search(message, str(caught.value)), str(caught.value)
+    assert re.search(message, str(caught.value)), str(caught.value)
     assert sorted(folder.iterdir()) == before
+
+
+@given(data=st.data())
+def test_one_strange_value_anywhere_gives_a_file_or_a_typed_error(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    folder = tmp_path / "hf"
+    if not folder.exists():
+        hf_folder(folder, "qwen3moe")
+        (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|end|>"}))
+    name = data.draw(st.sampled_from(["config.json", "tokenizer.json", "tokenizer_config.json"]))
+    before = (folder / name).read_text()
+    try:
+        (folder / name).write_text(json.dumps(_with_one_change(json.loads(before), data)))
+        with contextlib.suppress(Error):
+            convert(folder, tmp_path / "out.gguf")
+            model = models.load(tmp_path / "out.gguf")
+            model.tokenizer.encode("times")
+    finally:
+        (folder / name).write_text(before)
+
+
+def _with_one_change(root: Any, data: st.DataObject) -> Any:
+    strange = st.sampled_from([None, True, -1, 0, 2**70, 1.5, "", "x", [], [0], {}, {"type": "x"}])
+    node = root
+    while True:
+        keys = sorted(node) if isinstance(node, dict) else list(range(len(node)))
+        key = data.draw(st.sampled_from(keys))
+        inner = node[key]
+        if not isinstance(inner, dict | list) or not inner or data.draw(st.booleans()):
+            node[key] = data.draw(strange)
+            return root
+        node = inner

@@ -92,7 +92,11 @@ def test_biases_and_rope_factors_are_used() -> None:
     keys = metadata("llama")
     weights = tensors(keys)
     plain = Model(keys, weights).logits(TOKENS)
-    for name, size in (("blk.1.attn_q.bias", 48), ("blk.0.ffn_down.bias", 32), ("rope_freqs.weight", 6)):
+    for name, size in (
+        ("blk.1.attn_q.bias", 48),
+        ("blk.0.ffn_down.bias", 32),
+        ("rope_freqs.weight", 6),
+    ):
         changed = Model(keys, weights | {name: np.full(size, 3, dtype=np.float32)}).logits(TOKENS)
         assert np.abs(changed - plain).max() > 1e-3, name
 

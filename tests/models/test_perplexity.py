@@ -15,9 +15,7 @@ from support import shared_path
 from kvant import models
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("tiny-moe", 37.01104), ("novels-dense", 55.78639)]
-)
+@pytest.mark.parametrize(("name", "expected"), [("tiny-moe", 37.01104), ("novels-dense", 55.78639)])
 def test_perplexity_of_trained_models(name: str, expected: float) -> None:
     model = models.load(shared_path(f"models/{name}/model.gguf"))
     ids = model.tokenizer.encode(_hound(40_000))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from random_models import byte_tokenizer
-from support import shared_path
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from kvant import gguf
@@ -17,6 +17,7 @@ from kvant.errors import ModelError
 from kvant.models import bpe
 from kvant.models.spm import SPACE
 from kvant.models.tokenizer import TokenType, read_tokenizer
+from support import shared_path
 
 
 def byte_metadata(pre: str = "gpt-2") -> dict[str, Any]:
@@ -34,13 +35,27 @@ def byte_metadata(pre: str = "gpt-2") -> dict[str, Any]:
 
 
 def spm_metadata() -> dict[str, Any]:
-    words = ["\u2581", "a", "b", "n", "\u00e9", "an", "ana", "na", "\u2581b", "ban", "\u2581ba", "ab"]
+    words = [
+        "\u2581",
+        "a",
+        "b",
+        "n",
+        "\u00e9",
+        "an",
+        "ana",
+        "na",
+        "\u2581b",
+        "ban",
+        "\u2581ba",
+        "ab",
+    ]
     bytes_ = [f"<0x{b:02X}>" for b in range(256)]
     tokens = ["<unk>", "<s>", "</s>", *bytes_, *words]
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [0.0] * 259 + [-float(i) for i in (9, 9, 9, 9, 9, 3, 1, 2, 4, 0, 5, 6)],
+        "tokenizer.ggml.scores": [0.0] * 259
+        + [-float(i) for i in (9, 9, 9, 9, 9, 3, 1, 2, 4, 0, 5, 6)],
         "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * len(words),
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
@@ -70,9 +85,50 @@ def test_every_word_pattern_loses_nothing(pre: str, text: str) -> None:
     ("pre", "words"),
     [
         ("gpt-2", ["It", "'s", " 12345", ",", " DON", "'", "T", " ", " go", "!!", "\n\n", " x"]),
-        ("qwen2", ["It", "'s", " ", "1", "2", "3", "4", "5", ",", " DON", "'T", " ", " go", "!!\n\n", " x"]),
-        ("llama-bpe", ["It", "'s", " ", "123", "45", ",", " DON", "'T", " ", " go", "!!\n\n", " x"]),
-        ("default", ["It", "'", "s", " ", "123", "45", ",", " DON", "'", "T", " ", " go", "!!", "\n\n", " x"]),
+        (
+            "qwen2",
+            [
+                "It",
+                "'s",
+                " ",
+                "1",
+                "2",
+                "3",
+                "4",
+                "5",
+                ",",
+                " DON",
+                "'T",
+                " ",
+                " go",
+                "!!\n\n",
+                " x",
+            ],
+        ),
+        (
+            "llama-bpe",
+            ["It", "'s", " ", "123", "45", ",", " DON", "'T", " ", " go", "!!\n\n", " x"],
+        ),
+        (
+            "default",
+            [
+                "It",
+                "'",
+                "s",
+                " ",
+                "123",
+                "45",
+                ",",
+                " DON",
+                "'",
+                "T",
+                " ",
+                " go",
+                "!!",
+                "\n\n",
+                " x",
+            ],
+        ),
     ],
 )
 def test_words_are_cut_as_the_name_says(pre: str, words: list[str]) -> None:
@@ -87,6 +143,15 @@ def test_control_tokens_count_as_such_and_are_not_shown() -> None:
     assert BYTE_LEVEL.decode(ids) == "ab"
     assert not BYTE_LEVEL.add_bos
     assert BYTE_LEVEL.vocab_size == len(byte_metadata()["tokenizer.ggml.tokens"])
+
+
+def test_llama_takes_a_whole_word_that_no_merge_makes() -> None:
+    for pre, whole in (("llama-bpe", True), ("gpt-2", False)):
+        keys = byte_metadata(pre)
+        index = len(keys["tokenizer.ggml.tokens"])
+        keys["tokenizer.ggml.tokens"] = [*keys["tokenizer.ggml.tokens"], "zebra"]
+        keys["tokenizer.ggml.token_type"] = [*keys["tokenizer.ggml.token_type"], TokenType.NORMAL]
+        assert (read_tokenizer(keys).encode("zebra") == [index]) is whole
 
 
 def test_user_tokens_are_kept_whole_and_shown() -> None:
@@ -120,7 +185,10 @@ def test_bytes_that_are_no_text_are_replaced() -> None:
         ({"tokenizer.ggml.model": None}, "'tokenizer.ggml.tokens' in the file"),
         ({"tokenizer.ggml.pre": "viking"}, "got viking"),
         ({"tokenizer.ggml.token_type": [1]}, "token types, got 1"),
-        ({"tokenizer.ggml.merges": None}, "'tokenizer.ggml.merges' in the file"),
+        ({"tokenizer.ggml.merges": None}, "array 'tokenizer.ggml.merges'"),
+        ({"tokenizer.ggml.tokens": 7}, "array 'tokenizer.ggml.tokens'"),
+        ({"tokenizer.ggml.tokens": [1, 2]}, "array 'tokenizer.ggml.tokens'"),
+        ({"tokenizer.ggml.eos_token_id": "0"}, "eos_token_id below"),
         ({"tokenizer.ggml.merges": ["ab"]}, "two parts in a merge, got 'ab'"),
         ({"tokenizer.ggml.merges": ["a \u4e2d"]}, "merges of known tokens"),
         ({"tokenizer.ggml.bos_token_id": 4000}, "bos_token_id below"),
@@ -157,8 +225,11 @@ def test_shared_models_agree_with_their_tokenizer_json(model: str) -> None:
     ("name", "text", "ids"),
     [
         ("gpt-2", "Hello world, it's 2026!", [15496, 995, 11, 340, 338, 1160, 2075, 0]),
-        ("llama-spm", "Hello world, it's 2026!", [15043, 3186, 29892, 372, 29915, 29879, 29871,
-                                                   29906, 29900, 29906, 29953, 29991]),
+        (
+            "llama-spm",
+            "Hello world, it's 2026!",
+            [15043, 3186, 29892, 372, 29915, 29879, 29871, 29906, 29900, 29906, 29953, 29991],
+        ),
     ],
 )
 def test_vocabularies_in_the_wild(name: str, text: str, ids: list[int]) -> None:
@@ -177,7 +248,7 @@ def _join_best_first(keys: dict[str, Any], text: str) -> list[int]:
     while True:
         joins = [
             (-scores[index[a + b]], i)
-            for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False))
+            for i, (a, b) in enumerate(pairwise(symbols))
             if a + b in index
         ]
         if not joins:

@@ -15,6 +15,11 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("convert", help=_HELP, description=_HELP)
     parser.add_argument("folder", metavar="HF_DIR", help="folder with config.json and safetensors")
     parser.add_argument("out", metavar="OUT", help="GGUF file to write")
+    parser.add_argument(
+        "--dtype",
+        choices=("f32", "f16", "bf16"),
+        help="type of the matrices (default: as in the folder)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -24,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from ..convert import convert
     from ..lab.table import mib
 
-    convert(args.folder, args.out)
+    convert(args.folder, args.out, dtype=args.dtype)
     with gguf.open(args.out) as file:
         nbytes = sum(file.tensors.info(name).nbytes for name in file.tensors)
         print(f"{args.out}: {len(file.tensors)} tensors, {mib(nbytes)} MiB")

@@ -37,8 +37,13 @@ def run(args: argparse.Namespace) -> int:
     from .sweep import measure
 
     model = args.model or _example()
-    command = command_line(["demo", str(model), "--out", str(args.out)])
-    return measure(model, list(FORMATS), out=args.out, max_tokens=_TOKENS, command=command)
+    return measure(
+        model,
+        list(FORMATS),
+        out=args.out,
+        max_tokens=_TOKENS,
+        command=command_line(args.words),
+    )
 
 
 def _example() -> Path:

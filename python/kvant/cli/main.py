@@ -63,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str or None
         Arguments without the program's name; None takes those of the process.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(words)
+    args.words = words
     if args.version:
         print(f"kvant {__version__}")
         return 0

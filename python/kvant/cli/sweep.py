@@ -53,15 +53,12 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sweep, print the table, and say what was written."""
-    import sys
-
     from .console import command_line, overrides
 
-    argv = getattr(args, "argv", sys.argv[1:])
     return measure(
         args.model,
         [name for name in args.formats.replace(",", " ").split() if name],
-        command=command_line(argv),
+        command=command_line(args.words),
         out=args.out,
         text=args.text,
         ctx=args.ctx,

@@ -83,8 +83,8 @@ def convert(
         **expert_metadata(config, architecture),
     }
     model = read_config(metadata, ARCHITECTURES)
-    metadata |= tokenizer_metadata(folder, config, model.vocab_size, add_bos)
     sources = plan_tensors(model, tensors, dtype, _tied(config))
+    metadata |= tokenizer_metadata(folder, config, model.vocab_size, add_bos)
     factors = rope_factors(config, model.key_length)
     if factors is not None:
         sources["rope_freqs.weight"] = gguf.TensorSource("f32", factors.shape, lambda: factors)

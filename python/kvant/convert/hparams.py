@@ -131,7 +131,7 @@ def _refuse_what_gguf_cannot_say(config: dict[str, Any], architecture: str) -> N
             raise ModelError(f"[convert] expected {key} = {needed} in config.json, got {value}")
 
 
-def _size(config: dict[str, Any], key: str, default: int | None = None) -> np.uint32:
+def _size(config: dict[str, Any], key: str, default: Any = None) -> np.uint32:
     value = config.get(key)
     if value is None:
         value = default
@@ -141,11 +141,13 @@ def _size(config: dict[str, Any], key: str, default: int | None = None) -> np.ui
         raise ModelError(f"[convert] expected a whole number for {key}, got {value!r}")
     if not 0 < value < 2**31:
         raise ModelError(f"[convert] expected {key} from 1 to 2^31 - 1, got {value}")
-    return np.uint32(value)
+    size: np.uint32 = np.uint32(value)
+    return size
 
 
 def _real(config: dict[str, Any], key: str, default: float | None = None) -> np.float32:
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e38:
         raise ModelError(f"[convert] expected a positive number for {key}, got {value!r}")
-    return np.float32(value)
+    real: np.float32 = np.float32(value)
+    return real

@@ -86,6 +86,12 @@ def _wanted(
     config: ModelConfig, stored: Mapping[str, Stored], tied: bool
 ) -> dict[str, tuple[list[str], tuple[int, ...]]]:
     """GGUF name -> (names in the folder, GGUF shape), after checking that they are there."""
+    # A config may claim any number of parts; believe it only as far as there are tensors.
+    parts_claimed = config.block_count * max(config.expert_count, 1)
+    if parts_claimed > len(stored):
+        raise ModelError(
+            f"[convert] expected {parts_claimed} layers or experts, got {len(stored)} tensors"
+        )
     required, optional = required_shapes(config), optional_shapes(config)
     order: dict[str, tuple[int, ...]] = {}
     for name, shape in required.items():

@@ -36,7 +36,8 @@ def tokenizer_metadata(
     if not isinstance(model, dict) or model.get("type") != "BPE":
         kind = model.get("type") if isinstance(model, dict) else None
         raise ModelError(f"[convert] expected a BPE model in tokenizer.json, got {kind}")
-    tokens, types = _tokens(model, source.get("added_tokens") or [], vocab_size)
+    added = source.get("added_tokens")
+    tokens, types = _tokens(model, added if isinstance(added, list) else [], vocab_size)
     merges = _merges(model)
     ids = {token: i for i, token in enumerate(tokens)}
     keys: dict[str, Any] = {}
@@ -158,7 +159,8 @@ def _word_pattern(pre_tokenizer: Any) -> str:
         pattern = part.get("pattern")
         if part.get("type") == "Split" and isinstance(pattern, dict):
             patterns.append(pattern.get("Regex"))
-    if len(levels) == 1 and len(parts) == 1 + len(patterns) and not levels[0]["add_prefix_space"]:
+    whole = len(levels) == 1 and len(parts) == 1 + len(patterns)
+    if whole and not levels[0].get("add_prefix_space", True):
         if levels[0].get("use_regex", True) and not patterns:
             return "gpt-2"
         if not levels[0].get("use_regex", True):
@@ -202,8 +204,14 @@ def _adds_bos(
 ) -> bool | None:
     """Whether the folder puts BOS in front: by its template, else by its settings, else unknown."""
     for part in _parts(source.get("post_processor"), "processors"):
-        if part.get("type") == "TemplateProcessing" and part.get("single"):
-            first = part["single"][0].get("SpecialToken", {}).get("id")
-            return bos is not None and first == tokens[int(bos)]
+        if part.get("type") == "TemplateProcessing":
+            return bos is not None and _starts_with(part.get("single"), tokens[int(bos)])
     value = settings.get("add_bos_token")
     return value if isinstance(value, bool) else None
+
+
+def _starts_with(template: Any, token: str) -> bool:
+    """Whether the first item of a template is a special token of that name."""
+    first = template[0] if isinstance(template, list) and template else None
+    special = first.get("SpecialToken") if isinstance(first, dict) else None
+    return isinstance(special, dict) and special.get("id") == token

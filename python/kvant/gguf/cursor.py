@@ -65,7 +65,7 @@ class Cursor:
         self, data: NDArray[np.uint8], release: Callable[[int, int], None] | None = None
     ) -> None:
         self.data = data
-        self.view = memoryview(data)
+        self.view = data.data
         self.size = int(data.size)
         self.at = 0
         self.release = release or _no_release

@@ -68,7 +68,8 @@ class Tensors(Mapping[str, "QTensor | NDArray[Any]"]):
         kind = info.type
         if kind.dtype is not None:
             return raw.view(kind.dtype).reshape(info.shape)
-        return QTensor.from_bytes(raw, kind.name, info.shape)
+        row_bytes = kind.nbytes(info.shape[-1])
+        return QTensor(raw.reshape(*info.shape[:-1], row_bytes), kind.name, info.shape)
 
     def __contains__(self, name: object) -> bool:
         return name in self._places

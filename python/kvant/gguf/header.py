@@ -279,4 +279,5 @@ def _shape_and_type(cursor: Cursor, name: str) -> tuple[tuple[int, ...], TensorT
     if kind.nbytes(span) > MAX_BYTES:
         got = str(kind.nbytes(span))
         raise refusal("tensor", name, dims_at, "fewer than 2**63 bytes", got)
-    return dims[::-1], kind, 0 if 0 in dims else kind.nbytes(span)
+    # A scalar is given as one element, because a packed tensor needs an axis to be packed along.
+    return dims[::-1] or (1,), kind, 0 if 0 in dims else kind.nbytes(span)

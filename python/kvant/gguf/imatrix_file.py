@@ -21,6 +21,7 @@ from kvant.gguf.cursor import shown
 from kvant.gguf.file import GGUFFile
 from kvant.gguf.file import open as open_gguf
 from kvant.gguf.replace import replacing
+from kvant.gguf.strings import StringArray
 from kvant.gguf.write import write
 from kvant.qtensor import QTensor
 
@@ -82,7 +83,7 @@ def _read_gguf(file: GGUFFile) -> ImatrixData:
     if kind != "imatrix":
         raise GGUFError(f"[imatrix.load] expected general.type 'imatrix', got {shown(repr(kind))}")
     datasets = file.metadata.get(_DATASETS)
-    if datasets is None or not all(isinstance(d, str) for d in datasets):
+    if not isinstance(datasets, StringArray):
         got = "nothing" if datasets is None else "something else"
         raise GGUFError(f"[imatrix.load] expected an array of strings in {_DATASETS}, got {got}")
     data = ImatrixData(_integer(file, _CHUNK_SIZE, 1), _integer(file, _CHUNK_COUNT, 0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from operator import eq
 from typing import overload
 
 import numpy as np
@@ -23,7 +25,7 @@ class Text:
 
     def decode(self) -> str:
         """Return the string."""
-        return str(memoryview(self.raw), "utf-8")
+        return str(self.raw.data, "utf-8")
 
 
 class StringArray(Sequence[str]):
@@ -84,21 +86,21 @@ class StringArray(Sequence[str]):
         table = self._table()
         if isinstance(indices, int):
             start, end = int(table[indices]) + 8, int(table[indices + 1])
-            return str(memoryview(self._raw)[start:end], "utf-8")
-        view = memoryview(self._raw)
+            return str(self._raw.data[start:end], "utf-8")
+        view = self._raw.data
         return [str(view[int(table[i]) + 8 : int(table[i + 1])], "utf-8") for i in indices]
 
     def __iter__(self) -> Iterator[str]:
         ends = self._table().tolist()
-        view = memoryview(self._raw)
-        for start, end in zip(ends[:-1], ends[1:], strict=True):
+        view = self._raw.data
+        for start, end in pairwise(ends):
             yield str(view[start + 8 : end], "utf-8")
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, StringArray):
             return self._count == other._count and np.array_equal(self._raw, other._raw)
         if isinstance(other, list | tuple):
-            return len(other) == self._count and all(a == b for a, b in zip(self, other, strict=True))
+            return len(other) == self._count and all(map(eq, self, other))
         return NotImplemented
 
     def tolist(self) -> list[str]:

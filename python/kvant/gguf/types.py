@@ -44,7 +44,7 @@ SCALARS: dict[int, np.dtype[Any]] = {
 }
 """Numeric value types: number in the file -> little-endian dtype."""
 
-_PLAIN = {
+_PLAIN: dict[int, tuple[str, np.dtype[Any]]] = {
     24: ("i8", np.dtype("<i1")),
     25: ("i16", np.dtype("<i2")),
     26: ("i32", np.dtype("<i4")),
@@ -114,5 +114,5 @@ def removed_type(number: int) -> str | None:
 def value_type_name(number: int) -> str:
     """Return a readable name of a metadata value type, for messages."""
     if number in SCALARS:
-        return SCALARS[number].name
+        return str(SCALARS[number].name)
     return {BOOL: "bool", STRING: "string", ARRAY: "array"}.get(number, f"type {number}")

@@ -147,20 +147,19 @@ def _alignment(metadata: Mapping[str, Any], asked: int | None) -> int:
         raise GGUFError(
             f"[gguf.write] expected alignment {recorded} as in {ALIGNMENT_KEY}, got {asked}"
         )
-    value = DEFAULT_ALIGNMENT
-    if asked is not None or recorded is not None:
-        value = int(recorded) if asked is None else int(asked)
+    value = asked
+    if value is None:
+        value = DEFAULT_ALIGNMENT if recorded is None else int(recorded)
     if not is_alignment(value):
-        raise GGUFError(
-            f"[gguf.write] expected an alignment that is a power of two from 8 to 2 MiB, got {value}"
-        )
+        expected = "an alignment that is a power of two from 8 to 2 MiB"
+        raise GGUFError(f"[gguf.write] expected {expected}, got {value}")
     return value
 
 
 def _plan(name: str, item: TensorData | TensorSource) -> _Planned:
     encode_name(name, MAX_NAME_BYTES, f"tensor {shown(name)}")
     kind = _kind(name, item)
-    shape = tuple(int(n) for n in item.shape)
+    shape = tuple(int(n) for n in item.shape) or (1,)
     if len(shape) > MAX_DIMS or any(n < 0 for n in shape):
         raise GGUFError(
             f"[gguf.write] expected at most {MAX_DIMS} dimensions for {shown(name)}, got {shape}"
@@ -198,7 +197,7 @@ def _write_header(
     for key, value in metadata.items():
         file.write(encode_name(key, MAX_KEY_BYTES, f"key {shown(key)}"))
         for piece in encode_value(value, key):
-            file.write(piece)
+            file.write(piece if isinstance(piece, bytes) else piece.data)
     offset = 0
     for tensor in planned:
         file.write(encode_name(tensor.name, MAX_NAME_BYTES, "a tensor"))
@@ -213,7 +212,7 @@ def _write_header(
 def _write_data(file: BinaryIO, tensor: _Planned) -> None:
     left = tensor.nbytes
     for piece in _pieces(tensor):
-        raw = piece if isinstance(piece, bytes) else memoryview(_bytes_of(piece, tensor))
+        raw = piece if isinstance(piece, bytes) else _bytes_of(piece, tensor).data
         left -= len(raw)
         if left < 0:
             break

@@ -31,10 +31,14 @@ def plot_png(result: SweepResult, width: float = 9.6, height: float = 5.6, dpi: 
     from the original model in nats per token, logarithmic. Types without any divergence have no
     place on such an axis and are listed below it.
     """
-    style = {"font.family": "DejaVu Sans", "axes.edgecolor": _FAINT, "text.color": _INK}
+    style: dict[Any, str] = {
+        "font.family": "DejaVu Sans",
+        "axes.edgecolor": _FAINT,
+        "text.color": _INK,
+    }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         drawn = [row for row in result.tested if 0 < row.divergence.kl_mean < float("inf")]
         front = [row for row in pareto(result.tested) if row in drawn]

@@ -212,13 +212,13 @@ def _texts(
             executor=executor,
             progress=steps.windows("writing text"),
         )
-        return made, f"text written by the model itself (temperature 1, seed {seed})"
+        return made, f"written by the model itself (temperature 1, seed {seed})"
     content = text.read_text(encoding="utf-8") if isinstance(text, Path) else text
     ids = tokenizer.encode(content, bos=tokenizer.add_bos)
     bos = tokenizer.bos_id if tokenizer.add_bos else None
     made = windows(ids, ctx, bos=bos, max_tokens=max_tokens)
     steps.expect(len(made))
-    return made, f"text: {text.name}" if isinstance(text, Path) else "text given by the caller"
+    return made, text.name if isinstance(text, Path) else "given by the caller"
 
 
 def _base_row(bench: _Bench) -> SweepRow:

@@ -17,13 +17,13 @@ __all__ = ["COLUMNS", "Column", "mib", "rich_table"]
 class Column(NamedTuple):
     """A heading, what it means in a few words, and the text of its cell.
 
-    `extra` columns are left out where the terminal is narrow.
+    The terminal must be `from_width` wide or the column is left out.
     """
 
     title: str
     meaning: str
     cell: Callable[[SweepRow], str]
-    extra: bool = False
+    from_width: int = 0
 
 
 def mib(nbytes: float) -> str:
@@ -57,25 +57,25 @@ COLUMNS: tuple[Column, ...] = (
     Column("MiB", "tensor data", lambda r: mib(r.bytes)),
     Column("bits", "bits per weight over the whole file", lambda r: f"{r.bits_per_weight:.2f}"),
     Column(
-        "error", "relative RMS error of the changed weights", lambda r: small(r.relative_rmse), True
+        "error", "relative RMS error of the changed weights", lambda r: small(r.relative_rmse), 100
     ),
     Column("ppl", "perplexity", lambda r: f"{r.divergence.perplexity:.3f}"),
     Column("KL", "mean KL divergence, nats per token", lambda r: small(r.divergence.kl_mean)),
-    Column("KL 99%", "one token in 100 is worse", lambda r: small(r.divergence.kl_p99)),
-    Column("KL 99.9%", "one token in 1000 is worse", lambda r: small(r.divergence.kl_p999), True),
+    Column("KL 99%", "one token in 100 is worse", lambda r: small(r.divergence.kl_p99), 80),
+    Column("KL 99.9%", "one token in 1000 is worse", lambda r: small(r.divergence.kl_p999), 100),
     Column(
         "same top",
         "share of tokens with the same best guess",
         lambda r: f"{100 * r.divergence.same_top:.1f}%",
     ),
-    Column("enc s", "time to quantize", lambda r: f"{r.quantize_seconds:.2f}", True),
-    Column("eval s", "time to score", lambda r: f"{r.score_seconds:.1f}", True),
+    Column("enc s", "time to quantize", lambda r: f"{r.quantize_seconds:.2f}", 100),
+    Column("eval s", "time to score", lambda r: f"{r.score_seconds:.1f}", 100),
 )
 
 
 def rich_table(result: SweepResult, width: int = 120) -> Table:
     """The sweep as a rich table; the Pareto front is bold, the original model dim."""
-    columns = [c for c in COLUMNS if width >= 96 or not c.extra]
+    columns = [c for c in COLUMNS if width >= c.from_width]
     front = {row.name for row in pareto(result.tested)}
     table = Table(
         title=f"{result.model}: {result.base.divergence.tokens} tokens scored",

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import islice
 from typing import TypeVar
 
@@ -28,12 +29,12 @@ def pool(threads: int | None = None) -> Iterator[Executor | None]:
     side either.
     """
     try:
-        from threadpoolctl import threadpool_limits
+        limits = import_module("threadpoolctl").threadpool_limits
     except ModuleNotFoundError:
         yield None
         return
     workers = threads if threads is not None else usable_cpus()
-    with threadpool_limits(limits=1), ThreadPoolExecutor(workers) as executor:
+    with limits(limits=1), ThreadPoolExecutor(workers) as executor:
         yield executor
 
 

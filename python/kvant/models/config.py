@@ -5,7 +5,7 @@ Fields carry the names of the GGUF keys they come from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,7 @@ def read_config(metadata: Mapping[str, Any], architectures: tuple[str, ...]) -> 
 def _vocab_size(metadata: Mapping[str, Any], keys: _Keys) -> int:
     """Files older than the key have one token string per row of the embedding."""
     tokens = metadata.get("tokenizer.ggml.tokens")
-    return keys.size("vocab_size", len(tokens) if tokens is not None else None)
+    return keys.size("vocab_size", len(tokens) if isinstance(tokens, Sized) else None)
 
 
 def _rope_scale(keys: _Keys) -> float:
@@ -149,12 +149,12 @@ def _refuse_what_is_not_done(keys: _Keys, architecture: str, key_length: int) ->
         raise ModelError(
             f"[load] expected rope over all {key_length} (even) head elements, got {rotated}"
         )
-    if architecture != "qwen3moe" and int(keys.get("expert_count", 0)):
+    if architecture != "qwen3moe" and keys.get("expert_count", 0) != 0:
         raise ModelError(f"[load] expected no experts in a {architecture} model, got some")
     if architecture == "qwen3moe":
-        if int(keys.get("expert_gating_func", 1)) != 1:
+        if keys.get("expert_gating_func", 1) != 1:
             raise ModelError("[load] expected softmax gating of experts, got another function")
-        if not bool(keys.get("expert_weights_norm", True)):
+        if keys.get("expert_weights_norm", True) is not True:
             raise ModelError("[load] expected renormalised expert weights, got expert_weights_norm")
-    if int(keys.get("attention.sliding_window", 0)):
+    if keys.get("attention.sliding_window", 0) != 0:
         raise ModelError("[load] expected full attention, got attention.sliding_window")

@@ -210,6 +210,11 @@ class Model:
 
 def _check_tensors(config: ModelConfig, weights: Weights) -> None:
     """Find a missing or misshapen tensor before anything is computed."""
+    # A file may claim any number of layers; believe it only as far as there are tensors.
+    if config.block_count > len(weights):
+        raise ModelError(
+            f"[load] expected tensors of {config.block_count} layers, got {len(weights)} in all"
+        )
     required = required_shapes(config)
     for name, shape in (required | optional_shapes(config)).items():
         if name not in weights:

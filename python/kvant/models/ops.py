@@ -21,12 +21,13 @@ _QUERY_CHUNK = 256
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """Divide each row by its root mean square, then multiply by `weight`."""
     mean = np.mean(np.square(x), axis=-1, keepdims=True)
-    return x * (np.float32(1) / np.sqrt(mean + np.float32(eps))) * weight
+    y: Array = x * (np.float32(1) / np.sqrt(mean + np.float32(eps))) * weight
+    return y
 
 
 def softmax(x: Array) -> Array:
     """Softmax over the last axis; rows may hold -inf but not only -inf."""
-    y = np.exp(x - x.max(axis=-1, keepdims=True))
+    y: Array = np.exp(x - x.max(axis=-1, keepdims=True))
     y /= y.sum(axis=-1, keepdims=True)
     return y
 
@@ -35,7 +36,8 @@ def swiglu(gate: Array, up: Array) -> Array:
     """`silu(gate) * up`."""
     # exp overflows to infinity for very negative gates, and gate / inf is the right zero.
     with np.errstate(over="ignore"):
-        return gate / (np.float32(1) + np.exp(-gate)) * up
+        y: Array = gate / (np.float32(1) + np.exp(-gate)) * up
+    return y
 
 
 def rope_angles(

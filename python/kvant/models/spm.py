@@ -53,13 +53,11 @@ def build(
         )
     )
     steps = [normalizers.Prepend(SPACE)] if space_prefix else []
-    tokenizer.normalizer = normalizers.Sequence(  # type: ignore[assignment]
-        [*steps, normalizers.Replace(" ", SPACE)]
-    )
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     back = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if space_prefix:
         back.append(decoders.Strip(" ", 1, 0))
-    tokenizer.decoder = decoders.Sequence(back)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.Sequence(back)
     return tokenizer
 
 

@@ -6,7 +6,9 @@ The work is done by the `tokenizers` package; this room only describes the token
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from kvant.errors import ModelError
 from kvant.models import bpe, spm
@@ -93,9 +95,9 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         raise ModelError("[tokenizer] expected 'tokenizer.ggml.tokens' in the file, got none")
     if kind not in ("gpt2", "llama"):
         raise ModelError(f"[tokenizer] expected a tokenizer of gpt2 or llama, got {kind}")
-    pieces = [str(piece) for piece in metadata["tokenizer.ggml.tokens"]]
+    pieces = [str(piece) for piece in _items(metadata, "tokens")]
     unmarked = [TokenType.NORMAL] * len(pieces)
-    types = [int(t) for t in metadata.get("tokenizer.ggml.token_type", unmarked)]
+    types = [int(t) for t in _items(metadata, "token_type", unmarked)]
     if len(types) != len(pieces):
         raise ModelError(f"[tokenizer] expected {len(pieces)} token types, got {len(types)}")
     if kind == "gpt2":
@@ -117,11 +119,24 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     )
 
 
+def _items(metadata: Mapping[str, Any], key: str, default: Any = None) -> Sequence[Any]:
+    """An array of the tokenizer; ModelError if there is none or its items are of the wrong kind."""
+    values = metadata.get(f"tokenizer.ggml.{key}", default)
+    kinds = (str,) if key in ("tokens", "merges") else (int, float, np.number)
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Sequence | np.ndarray)
+        or not all(isinstance(v, kinds) for v in values)
+    ):
+        raise ModelError(
+            f"[tokenizer] expected an array 'tokenizer.ggml.{key}', got none or another"
+        )
+    return cast(Sequence[Any], values)
+
+
 def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if "tokenizer.ggml.merges" not in metadata:
-        raise ModelError("[tokenizer] expected 'tokenizer.ggml.merges' in the file, got none")
     merges = []
-    for merge in metadata["tokenizer.ggml.merges"]:
+    for merge in _items(metadata, "merges"):
         left, _, right = str(merge).partition(" ")
         if not left or not right:
             raise ModelError(f"[tokenizer] expected two parts in a merge, got {merge!r}")
@@ -130,7 +145,7 @@ def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
-    scores = [float(s) for s in metadata.get("tokenizer.ggml.scores", ())]
+    scores = [float(s) for s in _items(metadata, "scores", ())]
     if len(scores) != count:
         raise ModelError(f"[tokenizer] expected {count} token scores, got {len(scores)}")
     return scores
@@ -140,8 +155,8 @@ def _token_id(metadata: Mapping[str, Any], key: str, count: int) -> int | None:
     value = metadata.get(f"tokenizer.ggml.{key}")
     if value is None:
         return None
-    if not 0 <= int(value) < count:
-        raise ModelError(f"[tokenizer] expected {key} below {count}, got {int(value)}")
+    if not isinstance(value, int | np.integer) or not 0 <= value < count:
+        raise ModelError(f"[tokenizer] expected {key} below {count}, got {value}")
     return int(value)
 
 

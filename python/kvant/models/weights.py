@@ -78,4 +78,5 @@ def _decode(tensor: Weight) -> Array:
     if isinstance(tensor, QTensor):
         return cast(Array, tensor.dequantize())
     # A view, so that locking the flags cannot lock the caller's array.
-    return np.ascontiguousarray(tensor, dtype=np.float32).view()
+    values: Array = np.ascontiguousarray(tensor, dtype=np.float32).view()
+    return values

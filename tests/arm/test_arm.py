@@ -1,0 +1,95 @@
+"""The Arm build under an emulator: both of its ISAs give the bits of the reference and of x86."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import kvant
+import numpy as np
+import pytest
+from codec_client import Server, build
+from distributions import NAMES as FAMILIES
+from distributions import distribution, importance
+from golden_files import ANSWERS, golden
+from kvant.reference import FORMATS, decode, encode
+from support import differing
+
+pytestmark = pytest.mark.arm
+
+ISAS = ("neon_dotprod", "scalar")
+ENCODED = [name for name in FORMATS if FORMATS[name].can_encode]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server(build())
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=ISAS)
+def arm(server: Server, request: pytest.FixtureRequest) -> Server:
+    assert server.use(request.param) == 0
+    return server
+
+
+def test_the_build_has_both_isas_and_no_other(server: Server) -> None:
+    assert server.isas() == dict.fromkeys(ISAS, True)
+    assert server.use("avx2") == -6
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_golden(arm: Server, name: str) -> None:
+    answer = golden(name)
+    assert answer.matches_decoded_bytes(arm.decode(answer.raw, name))
+    if answer.encoded is not None:
+        assert np.array_equal(arm.encode(answer.numbers, name), answer.encoded)
+        assert np.array_equal(arm.encode(answer.numbers, name, answer.importance), answer.weighted)
+        assert answer.matches_decoded(arm.decode(answer.encoded, name))
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "importance"])
+@pytest.mark.parametrize("name", ENCODED)
+def test_every_distribution_is_encoded_as_by_the_reference(
+    arm: Server, name: str, weighted: bool
+) -> None:
+    block = FORMATS[name].block
+    cols = 3 * block if block > 1 else 45
+    weights = importance(cols, 5) if weighted else None
+    x = np.concatenate([distribution(family, 9, cols, 5) for family in FAMILIES])
+    found = arm.encode(x, name, weights)
+    wanted = encode(x, name, weights)
+    assert np.array_equal(found, wanted), differing(name, found, wanted)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "importance"])
+@pytest.mark.parametrize("name", ENCODED)
+def test_large_arrays_are_encoded_as_on_this_processor(
+    arm: Server, name: str, weighted: bool
+) -> None:
+    weights = importance(1024, 6) if weighted else None
+    x = np.concatenate([distribution(family, 8, 1024, 6) for family in FAMILIES])
+    found = arm.encode(x, name, weights)
+    wanted = kvant.quantize(x, name, importance=weights).data
+    assert np.array_equal(found, wanted), differing(name, found, wanted)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_bytes_decode_as_by_the_reference(arm: Server, name: str) -> None:
+    size = FORMATS[name].block_bytes
+    data = np.random.default_rng(7).integers(0, 256, (40, 25 * size), np.uint8)
+    found = arm.decode(data, name).view(np.uint32)
+    wanted = decode(data, name).view(np.uint32)
+    assert np.array_equal(found, wanted), differing(name, found, wanted)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_validation_finds_the_same_block(arm: Server, name: str) -> None:
+    size = FORMATS[name].block_bytes
+    data = np.zeros((3, 4 * size), np.uint8)
+    assert arm.first_invalid(data, name) == -1
+    data[2, size : 2 * size] = 255
+    tensor = kvant.QTensor(data, name, (3, 4 * FORMATS[name].block))
+    with pytest.raises(kvant.FormatError, match=r"block 1 of row \(2,\)"):
+        kvant.validate(tensor)
+    assert arm.first_invalid(data, name) == 9
