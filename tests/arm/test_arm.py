@@ -83,7 +83,8 @@ def test_any_bytes_decode_as_by_the_reference(arm: Server, name: str) -> None:
     assert np.array_equal(found, wanted), differing(name, found, wanted)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+# Every byte of mxfp4 and nvfp4 is valid.
+@pytest.mark.parametrize("name", [n for n in FORMATS if n not in ("mxfp4", "nvfp4")])
 def test_validation_finds_the_same_block(arm: Server, name: str) -> None:
     size = FORMATS[name].block_bytes
     data = np.zeros((3, 4 * size), np.uint8)

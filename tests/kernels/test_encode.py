@@ -20,7 +20,7 @@ from blocks import (
 from distributions import NAMES as FAMILIES
 from distributions import distribution, importance
 from golden_files import ANSWERS, golden
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kvant.reference import FORMATS, encode
 from support import differing, every_isa
@@ -134,6 +134,7 @@ def test_arrays_larger_than_one_task(name, isa):
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
+@settings(max_examples=5)
 @given(seed=seeds)
 def test_each_expert_is_encoded_with_its_own_importance(name, seed):
     cols = cols_of(name, 1)
@@ -161,8 +162,9 @@ def test_nan_and_infinity_are_refused_by_position(name, dtype, bad, isa):
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(["f16", "bf16"]))
 def test_halves_are_widened_exactly(seed, dtype):
     words = np.random.default_rng(seed).integers(0, 2**16, (3, 77), np.uint16)
+    exponent = np.uint16(0x7C00 if dtype == "f16" else 0x7F80)
+    words[(words & exponent) == exponent] = 1
     x = words.view(DTYPES[dtype])
-    x[~np.isfinite(x)] = 1
     for _ in every_isa():
         found = kvant.quantize(x, "f32").dequantize()
         assert np.array_equal(found.view(np.uint32), x.astype(np.float32).view(np.uint32))
