@@ -30,8 +30,8 @@ function(kvant_add_isas target)
     target_compile_options(kvant_isa_${name} PRIVATE
       ${KVANT_WARNINGS} -ffp-contract=off -fno-strict-aliasing -fno-exceptions -fno-rtti -fno-lto ${flags})
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-      # gcc 12's own AVX-512 headers trip it.
-      target_compile_options(kvant_isa_${name} PRIVATE -Wno-maybe-uninitialized)
+      # gcc 12's own AVX-512 headers trip them.
+      target_compile_options(kvant_isa_${name} PRIVATE -Wno-maybe-uninitialized -Wno-uninitialized)
     endif()
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:kvant_isa_${name}>)
   endforeach()

@@ -14,78 +14,88 @@ template <class V>
 KVANT_INLINE void row_mean_squares(const EncodeJob& job, float* out) {
   alignas(64) float tile[16 * 16];
   for (int first = 0; first < job.rows; first += kLanes) {
-    const float* rows[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int row = first + lane < job.rows ? first + lane : job.rows - 1;
-      rows[lane] = job.x + row * job.row_stride;
-    }
     auto sum = V::splat(0.0f);
     for (int64_t col = 0; col < job.cols; col += 16) {
-      V::transpose(rows, 16, tile);
+      const auto row = [&](int lane) {
+        const int r = first + lane < job.rows ? first + lane : job.rows - 1;
+        return job.x + r * job.row_stride + col;
+      };
+      V::transpose(row, 16, tile);
       for (int i = 0; i < 16; ++i) sum = sum + V::load(tile + 16 * i) * V::load(tile + 16 * i);
-      for (int lane = 0; lane < kLanes; ++lane) rows[lane] += 16;
     }
     V::store(out + first, sum / V::splat(float(job.cols)));
   }
 }
 
-template <class V, class Format>
-void encode_blocks(const EncodeJob& job) noexcept {
-  constexpr int kBlock = Format::kInfo.block;
+// Where the blocks of a job lie. Blocks are numbered along the rows, row after row.
+template <class Format>
+struct BlockPlaces {
+  static constexpr int kBlock = Format::kInfo.block, kBytes = Format::kInfo.block_bytes;
+  const EncodeJob& job;
+  int64_t per_row = job.cols / kBlock;
+  int64_t total = per_row * job.rows;
+  // Whether block i + 1 follows block i everywhere, in and out.
+  bool seamless = job.rows == 1 || (job.row_stride == job.cols && job.out_stride == per_row * kBytes);
+
+  KVANT_MEMBER const float* x(int64_t i) const {
+    return job.x + i / per_row * job.row_stride + i % per_row * kBlock;
+  }
+  KVANT_MEMBER const float* importance(int64_t i) const { return job.importance + i % per_row * kBlock; }
+  KVANT_MEMBER uint8_t* out(int64_t i) const {
+    return job.out + i / per_row * job.out_stride + i % per_row * kBytes;
+  }
+};
+
+// Sixteen blocks that follow each other, to one block per lane. Out of line: once per block size.
+template <class V, int kBlock>
+__attribute__((noinline)) void transpose_blocks(const float* blocks, float* out) noexcept {
+  V::transpose([blocks](int lane) { return blocks + lane * kBlock; }, kBlock, out);
+}
+
+template <class V, class Format, bool kWeighted>
+KVANT_INLINE void encode_run(const EncodeJob& job) {
+  using Places = BlockPlaces<Format>;
+  constexpr int kBlock = Places::kBlock, kBytes = Places::kBytes;
   alignas(64) float x[kBlock * kLanes];
-  alignas(64) float importance[kBlock * kLanes];
+  alignas(64) float importance[kWeighted ? kBlock * kLanes : 1];
+  alignas(64) float gathered[kBlock * kLanes];
   alignas(64) float mean_square[kMaxEncodeRows];
   alignas(64) float lane_mean_square[kLanes] = {};
-  constexpr bool kUsesImportance = Format::kInfo.uses_importance;
-  const bool weighted = kUsesImportance && job.importance;
-  if constexpr (WeighsByRow<Format>) {
-    if (weighted) row_mean_squares<V>(job, mean_square);
-  }
-  const int64_t per_row = job.cols / kBlock, total = per_row * job.rows;
-  int64_t row = 0, column = 0;
-  uint8_t blocks[kLanes * Format::kInfo.block_bytes];
-  for (int64_t first = 0; first < total; first += kLanes) {
-    const int count = total - first < kLanes ? int(total - first) : kLanes;
-    const float *rows[kLanes], *weights[kLanes];
-    uint8_t* out[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) {
-      if (lane >= count) {
-        rows[lane] = rows[lane - 1];
-        weights[lane] = weights[lane - 1];
-        continue;
-      }
-      rows[lane] = job.x + row * job.row_stride + column * kBlock;
-      weights[lane] = weighted ? job.importance + column * kBlock : nullptr;
-      out[lane] = job.out + row * job.out_stride + column * Format::kInfo.block_bytes;
+  if constexpr (kWeighted && WeighsByRow<Format>) row_mean_squares<V>(job, mean_square);
+  const Places places{job};
+  for (int64_t first = 0; first < places.total; first += kLanes) {
+    const int count = places.total - first < kLanes ? int(places.total - first) : kLanes;
+    const auto block = [&](int lane) { return first + (lane < count ? lane : count - 1); };
+    const auto gather = [&](auto&& place) {
+      for (int lane = 0; lane < kLanes; ++lane) memcpy(gathered + lane * kBlock, place(block(lane)), 4 * kBlock);
+      return gathered;
+    };
+    const bool whole = places.seamless && count == kLanes;
+    transpose_blocks<V, kBlock>(
+        whole ? job.x + first * kBlock : gather([&](int64_t i) { return places.x(i); }), x);
+    if constexpr (kWeighted) {
+      transpose_blocks<V, kBlock>(gather([&](int64_t i) { return places.importance(i); }), importance);
       if constexpr (WeighsByRow<Format>) {
-        if (weighted) lane_mean_square[lane] = mean_square[row];
-      }
-      if (++column == per_row) {
-        column = 0;
-        ++row;
+        for (int lane = 0; lane < kLanes; ++lane) lane_mean_square[lane] = mean_square[block(lane) / places.per_row];
       }
     }
-    V::transpose(rows, kBlock, x);
-    const Batch<V> batch = {x, importance, V::load(lane_mean_square)};
-    // Rows that follow each other in memory are written in place.
-    const bool together = out[count - 1] - out[0] == (count - 1) * int64_t(Format::kInfo.block_bytes);
-    uint8_t* target = together ? out[0] : blocks;
-    if constexpr (kUsesImportance) {
-      if (weighted) {
-        V::transpose(weights, kBlock, importance);
-        Format::template encode<V, true>(batch, target, count);
-      } else {
-        Format::template encode<V, false>(batch, target, count);
-      }
+    const Batch<V> batch = {x, kWeighted ? importance : nullptr, V::load(lane_mean_square)};
+    if (places.seamless) {
+      Format::template encode<V, kWeighted>(batch, job.out + first * kBytes, count);
     } else {
-      Format::template encode<V, false>(batch, target, count);
-    }
-    if (!together) {
-      for (int lane = 0; lane < count; ++lane) {
-        memcpy(out[lane], blocks + lane * Format::kInfo.block_bytes, Format::kInfo.block_bytes);
-      }
+      uint8_t blocks[kLanes * kBytes];
+      Format::template encode<V, kWeighted>(batch, blocks, count);
+      for (int lane = 0; lane < count; ++lane) memcpy(places.out(first + lane), blocks + lane * kBytes, kBytes);
     }
   }
+}
+
+template <class V, class Format>
+void encode_blocks(const EncodeJob& job) noexcept {
+  if constexpr (Format::kInfo.uses_importance) {
+    if (job.importance) return encode_run<V, Format, true>(job);
+  }
+  encode_run<V, Format, false>(job);
 }
 
 template <class V, class Format>

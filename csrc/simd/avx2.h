@@ -76,13 +76,14 @@ struct Avx2 {
   KVANT_INLINE F from_bits(I a) { return _mm256_castsi256_ps(a); }
 
   // Two 4x4 transposes side by side: four rows of the low half of the lanes and four of the high.
-  KVANT_INLINE void transpose(const float* const rows[kLanes], int first, float* out) {
+  template <class Row>
+  KVANT_INLINE void transpose(Row&& row, int first, float* out) {
     for (int half = 0; half < kLanes; half += 8) {
       for (int column = 0; column < kLanes; column += 4) {
         __m256 r[4];
         for (int k = 0; k < 4; ++k) {
-          r[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[half + k] + first + column)),
-                                      _mm_loadu_ps(rows[half + 4 + k] + first + column), 1);
+          r[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(half + k) + first + column)),
+                                      _mm_loadu_ps(row(half + 4 + k) + first + column), 1);
         }
         const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
         const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);

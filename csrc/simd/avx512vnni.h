@@ -75,15 +75,16 @@ struct Avx512Vnni {
   KVANT_INLINE F from_bits(I a) { return _mm512_castsi512_ps(a); }
 
   // Four 4x4 transposes side by side: register k holds rows k, k + 4, k + 8, k + 12.
-  KVANT_INLINE void transpose(const float* const rows[kLanes], int first, float* out) {
+  template <class Row>
+  KVANT_INLINE void transpose(Row&& row, int first, float* out) {
     for (int column = 0; column < kLanes; column += 4) {
       __m512 r[4];
       for (int k = 0; k < 4; ++k) {
         const int at = first + column;
-        __m512 row = _mm512_castps128_ps512(_mm_loadu_ps(rows[k] + at));
-        row = _mm512_insertf32x4(row, _mm_loadu_ps(rows[k + 4] + at), 1);
-        row = _mm512_insertf32x4(row, _mm_loadu_ps(rows[k + 8] + at), 2);
-        r[k] = _mm512_insertf32x4(row, _mm_loadu_ps(rows[k + 12] + at), 3);
+        __m512 four = _mm512_castps128_ps512(_mm_loadu_ps(row(k) + at));
+        four = _mm512_insertf32x4(four, _mm_loadu_ps(row(k + 4) + at), 1);
+        four = _mm512_insertf32x4(four, _mm_loadu_ps(row(k + 8) + at), 2);
+        r[k] = _mm512_insertf32x4(four, _mm_loadu_ps(row(k + 12) + at), 3);
       }
       const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
       const __m512 c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);

@@ -76,13 +76,14 @@ struct NeonDotprod {
   KVANT_INLINE I bits(F a) { return vreinterpretq_s32_f32(a); }
   KVANT_INLINE F from_bits(I a) { return vreinterpretq_f32_s32(a); }
 
-  KVANT_INLINE void transpose(const float* const rows[kLanes], int first, float* out) {
+  template <class Row>
+  KVANT_INLINE void transpose(Row&& row, int first, float* out) {
     for (int quarter = 0; quarter < kLanes; quarter += 4) {
       for (int column = 0; column < kLanes; column += 4) {
-        const float32x4x2_t ab = vtrnq_f32(vld1q_f32(rows[quarter] + first + column),
-                                           vld1q_f32(rows[quarter + 1] + first + column));
-        const float32x4x2_t cd = vtrnq_f32(vld1q_f32(rows[quarter + 2] + first + column),
-                                           vld1q_f32(rows[quarter + 3] + first + column));
+        const float32x4x2_t ab = vtrnq_f32(vld1q_f32(row(quarter) + first + column),
+                                           vld1q_f32(row(quarter + 1) + first + column));
+        const float32x4x2_t cd = vtrnq_f32(vld1q_f32(row(quarter + 2) + first + column),
+                                           vld1q_f32(row(quarter + 3) + first + column));
         float* o = out + column * kLanes + quarter;
         vst1q_f32(o, vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0])));
         vst1q_f32(o + kLanes, vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));

@@ -66,9 +66,10 @@ struct Scalar {
   KVANT_INLINE I bits(F a) { return I(bits_of(a)); }
   KVANT_INLINE F from_bits(I a) { return float_of(uint32_t(a)); }
 
-  KVANT_INLINE void transpose(const float* const rows[kLanes], int first, float* out) {
+  template <class Row>
+  KVANT_INLINE void transpose(Row&& row, int first, float* out) {
     for (int i = 0; i < kLanes; ++i) {
-      for (int lane = 0; lane < kLanes; ++lane) out[i * kLanes + lane] = rows[lane][first + i];
+      for (int lane = 0; lane < kLanes; ++lane) out[i * kLanes + lane] = row(lane)[first + i];
     }
   }
 

@@ -89,9 +89,10 @@ struct Wide {
   KVANT_INLINE I bits(F a) { I r; KVANT_EACH r.v[p] = N::bits(a.v[p]); return r; }
   KVANT_INLINE F from_bits(I a) { F r; KVANT_EACH r.v[p] = N::from_bits(a.v[p]); return r; }
 
-  // out[i][lane] = rows[lane][i] for i < count; count is a multiple of 16.
-  KVANT_INLINE void transpose(const float* const rows[kLanes], int count, float* out) {
-    for (int i = 0; i < count; i += kLanes) N::transpose(rows, i, out + size_t(i) * kLanes);
+  // out[i][lane] = row(lane)[i] for i < count; count is a multiple of 16.
+  template <class Row>
+  KVANT_INLINE void transpose(Row&& row, int count, float* out) {
+    for (int i = 0; i < count; i += kLanes) N::transpose(row, i, out + size_t(i) * kLanes);
   }
 
   // Four words of every lane: those of lane 4q + j go to out + (4j + q) * 16.

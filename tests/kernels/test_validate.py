@@ -35,7 +35,7 @@ def test_what_was_encoded_is_valid(name, family, seed):
 
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_valid_data_decode_to_finite_numbers(name, seed):
+def test_valid_data_decode_to_numbers(name, seed):
     data = random_rows(name, 1, 1, seed)[:, : FORMATS[name].block_bytes]
     answers = set()
     for _ in every_isa():
@@ -46,7 +46,9 @@ def test_valid_data_decode_to_finite_numbers(name, seed):
             answers.add(str(error))
     assert len(answers) == 1
     if answers == {"valid"}:
-        assert np.isfinite(decode(data, name)).all()
+        # The largest exponents of mxfp4 overflow f32; nothing else does.
+        x = decode(data, name)
+        assert not np.isnan(x).any() if name == "mxfp4" else np.isfinite(x).all()
 
 
 @pytest.mark.parametrize("name", CAN_BE_BAD)
@@ -68,7 +70,7 @@ def test_the_first_bad_block_is_named(name, threads, isa):
 def test_formats_whose_every_byte_is_valid(name):
     data = np.arange(256, dtype=np.uint8).repeat(FORMATS[name].block_bytes)
     kvant.validate(tensor(data, name))
-    assert np.isfinite(decode(data, name)).all()
+    assert not np.isnan(decode(data, name)).any()
 
 
 @pytest.mark.parametrize("name", [n for n in CAN_BE_BAD if FORMATS[n].block > 1])
