@@ -1,5 +1,4 @@
-// Return codes of the C ABI as Python exceptions. kvant.errors has the public types; the private
-// module raises them by (code, text) through one function that the package installs.
+// Return codes of the C ABI as the exceptions of kvant.errors.
 #pragma once
 
 #include <nanobind/nanobind.h>

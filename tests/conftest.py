@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, settings
 # Makes `distributions` and `support` importable under any import mode of pytest.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+# They are loaded as plugins; collected for doctests they would clash, having one name.
+collect_ignore_glob = ["*conftest.py"]
+
 # The isa fixture is the same for every example of a test, as it should be.
 _CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=_CALM)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kvant.reference import FORMATS
 from numpy.typing import NDArray
+
+from kvant.reference import FORMATS
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 ANSWERS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))

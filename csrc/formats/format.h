@@ -75,6 +75,7 @@ struct LaneHalves {
   uint16_t bits[16];
   KVANT_MEMBER explicit LaneHalves(typename V::F x) {
     V::store_f16(bits, x);
+    if (!V::any(x != x)) return;
     for (int lane = 0; lane < 16; ++lane) {
       if ((bits[lane] & 0x7fff) > 0x7c00) bits[lane] = 0xfe00;
     }

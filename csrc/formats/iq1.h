@@ -27,7 +27,9 @@ struct IQ1_S {
     for (int b = 0; b < 8; ++b) {
       const uint32_t word = load_u16(block + 34 + 2 * b);
       u.scale[b] = d * float(2 * ((word >> 12) & 7) + 1) * 0.125f;
-      const auto point = [&](int l) { return kIq1s.point[block[2 + 4 * b + l] | ((word >> (3 * l)) & 7) << 8]; };
+      const auto point = [&](int l) KVANT_LAMBDA {
+        return kIq1s.point[block[2 + 4 * b + l] | ((word >> (3 * l)) & 7) << 8];
+      };
       const uint32_t down = word >> 15;
       store_eighths16(u.codes + 32 * b, point(0), point(1), down, down);
       store_eighths16(u.codes + 32 * b + 16, point(2), point(3), down, down);

@@ -72,7 +72,7 @@ struct IQ2_S {
     for (int g = 0; g < 16; ++g) {
       u.scale[g] = half_step(d, (block[74 + g / 2] >> (4 * (g % 2))) & 15, 0.25f);
     }
-    const auto point = [&](int l) {
+    const auto point = [&](int l) KVANT_LAMBDA {
       return kIq2s.point[block[2 + l] | ((block[66 + l / 4] >> (2 * (l % 4))) & 3) << 8];
     };
     for (int l = 0; l < 32; l += 2) {

@@ -20,7 +20,7 @@ struct IQ3_XXS {
       const uint8_t* p = block + 2 + 8 * b;
       const uint32_t word = load_u32(block + 66 + 4 * b);
       u.scale[b] = half_step(d, int(word >> 28), 0.5f);
-      const auto point = [&](int l) {
+      const auto point = [&](int l) KVANT_LAMBDA {
         return kIq3xxs.point[p[2 * l]] | uint64_t(kIq3xxs.point[p[2 * l + 1]]) << 32;
       };
       for (int l = 0; l < 4; l += 2) {
@@ -42,7 +42,7 @@ struct IQ3_S {
       const uint8_t* p = block + 2 + 8 * b;
       const int high = block[66 + b];
       u.scale[b] = d * float(1 + 2 * ((block[106 + b / 2] >> (4 * (b % 2))) & 15));
-      const auto point = [&](int l) {
+      const auto point = [&](int l) KVANT_LAMBDA {
         const int first = p[2 * l] | ((high >> (2 * l)) & 1) << 8;
         const int second = p[2 * l + 1] | ((high >> (2 * l + 1)) & 1) << 8;
         return kIq3s.point[first] | uint64_t(kIq3s.point[second]) << 32;

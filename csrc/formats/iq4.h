@@ -13,7 +13,7 @@ alignas(16) constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -
 
 // Values are integers less than 24 apart, so a value is nearer to its upper neighbour exactly when
 // it is not below their midpoint: ggml compares the two distances, and the tie goes up there too.
-constexpr float iq4_midpoint(int k) { return 0.5f * float(kIq4Values[k] + kIq4Values[k + 1]); }
+KVANT_INLINE constexpr float iq4_midpoint(int k) { return 0.5f * float(kIq4Values[k] + kIq4Values[k + 1]); }
 
 // The same as a table over 32 cells of width 8 from -128 on, each with at most one midpoint: below
 // `step` the value is `low`, else `high`.

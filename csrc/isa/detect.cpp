@@ -13,9 +13,11 @@ namespace kvant {
 
 bool cpu_has_avx2() {
 #if defined(__x86_64__)
-  // clang's __builtin_cpu_supports does not know f16c.
-  unsigned a, b, c, d;
-  const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  // clang's __builtin_cpu_supports does not know f16c. Asked once: hypervisors trap the instruction.
+  static const bool f16c = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  }();
   return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else
   return false;

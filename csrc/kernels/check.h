@@ -28,17 +28,19 @@ int64_t first_invalid_block(const uint8_t* src, int64_t blocks) noexcept {
   return -1;
 }
 
+// The first element whose magnitude, as an integer, is that of infinity or above. A maximum over a
+// run decides whether to look closer.
 template <class V, class Bits>
-KVANT_INLINE int64_t scan_exponents(const Bits* x, Bits exponent, int64_t count) {
-  constexpr int64_t kRun = 1024;
+KVANT_INLINE int64_t scan_magnitudes(const Bits* x, Bits infinity, int64_t count) {
+  constexpr int64_t kRun = 2048;
+  const auto magnitude = [](Bits b) { return Bits(b & (Bits(~Bits(0)) >> 1)); };
   for (int64_t first = 0; first < count; first += kRun) {
     const int64_t last = first + kRun < count ? first + kRun : count;
-    Bits bad = 0;
-    for (int64_t i = first; i < last; ++i) bad = Bits(bad | ((x[i] & exponent) == exponent));
-    if (bad) {
-      for (int64_t i = first; i < last; ++i) {
-        if ((x[i] & exponent) == exponent) return i;
-      }
+    Bits largest = 0;
+    for (int64_t i = first; i < last; ++i) largest = magnitude(x[i]) > largest ? magnitude(x[i]) : largest;
+    if (largest < infinity) continue;
+    for (int64_t i = first; i < last; ++i) {
+      if (magnitude(x[i]) >= infinity) return i;
     }
   }
   return -1;
@@ -46,9 +48,9 @@ KVANT_INLINE int64_t scan_exponents(const Bits* x, Bits exponent, int64_t count)
 
 template <class V>
 int64_t find_nonfinite(const void* x, Float type, int64_t count) noexcept {
-  if (type == Float::f32) return scan_exponents<V>(static_cast<const uint32_t*>(x), 0x7f800000u, count);
-  const uint16_t exponent = type == Float::f16 ? 0x7c00 : 0x7f80;
-  return scan_exponents<V>(static_cast<const uint16_t*>(x), exponent, count);
+  if (type == Float::f32) return scan_magnitudes<V>(static_cast<const uint32_t*>(x), 0x7f800000u, count);
+  const uint16_t infinity = type == Float::f16 ? 0x7c00 : 0x7f80;
+  return scan_magnitudes<V>(static_cast<const uint16_t*>(x), infinity, count);
 }
 
 // Lane l of every sum takes elements l, l + 16, ...; then halves are added, repeatedly.

@@ -1,5 +1,6 @@
 """The private extension; written by tools/make_stubs.py."""
 
+# ruff: noqa
 from typing import Annotated
 
 import numpy

@@ -7,18 +7,18 @@ import struct
 import subprocess
 from pathlib import Path
 
-import kvant
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import kvant
 from support import ROOT
 
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-g++", "qemu-aarch64", "/usr/aarch64-linux-gnu"
 
 
 def build() -> Path:
-    """Cross-compile into build/arm (only what changed) and return the server; skips without tools."""
+    """Cross-compile what changed into build/arm and return the server; skips without tools."""
     for tool in (COMPILER, EMULATOR, "cmake", "ninja"):
         if shutil.which(tool) is None:
             pytest.skip(f"the Arm tests need {tool}")
@@ -51,7 +51,13 @@ class Server:
         assert status == 0
 
     def call(
-        self, op: int, payload: bytes, format: int = 0, rows: int = 0, cols: int = 0, weighted: int = 0
+        self,
+        op: int,
+        payload: bytes,
+        format: int = 0,
+        rows: int = 0,
+        cols: int = 0,
+        weighted: int = 0,
     ) -> tuple[int, bytes]:
         assert self.process.stdin and self.process.stdout
         head = struct.pack("<6q", op, format, rows, cols, weighted, len(payload))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import kvant
 import numpy as np
 import pytest
 from codec_client import Server, build
+
+import kvant
 from distributions import NAMES as FAMILIES
 from distributions import distribution, importance
 from golden_files import ANSWERS, golden

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import kvant
 import pytest
+
+import kvant
 from support import ROOT
 
 PACKAGE = Path(kvant.__file__).parent

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
+from itertools import pairwise
 from pathlib import Path
 
-import kvant
 import numpy as np
 import pytest
 from c_library import PACKAGE, functions, header
+
+import kvant
 from distributions import distribution, importance
 
 OK, BAD_SHAPE, BAD_FORMAT, BAD_ALIGNMENT, UNSUPPORTED_ISA = 0, -1, -2, -3, -6
@@ -344,9 +346,7 @@ class TestStrings:
         places = c.ffi.new("uint64_t[]", max(count, 0) + 1)
         buffer = c.ffi.from_buffer("uint8_t[]", data)
         end = c.lib.kvant_scan_strings(buffer, len(data), offset, count, utf8, places)
-        assert end == c.lib.kvant_scan_strings(
-            buffer, len(data), offset, count, utf8, c.ffi.NULL
-        )
+        assert end == c.lib.kvant_scan_strings(buffer, len(data), offset, count, utf8, c.ffi.NULL)
         return end, bool(utf8[0]), list(places)
 
     def test_places_and_ends(self, c):
@@ -354,7 +354,7 @@ class TestStrings:
         data = b"??" + b"".join(len(w).to_bytes(8, "little") + w for w in words) + b"tail"
         end, utf8, places = self.scan(c, data, 4, 2)
         assert (end, utf8) == (len(data) - 4, True)
-        assert [data[a + 8 : b] for a, b in zip(places, places[1:])] == words
+        assert [data[a + 8 : b] for a, b in pairwise(places)] == words
 
     def test_bytes_that_are_no_text(self, c):
         data = (2).to_bytes(8, "little") + b"\xff\xfe"

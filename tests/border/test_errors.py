@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-import kvant
 import pytest
 from c_library import header
+
+import kvant
 from kvant import errors
 from support import ROOT
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from support import ROOT
 
 TOOL = ROOT / "tools" / "make_grids.py"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from support import ROOT
 
 OBJECTS = sorted((ROOT / "build").glob("**/CMakeFiles/kvant_isa_*.dir/csrc/isa/*.o"))

@@ -6,6 +6,7 @@ import re
 import subprocess
 
 import pytest
+
 from support import ROOT
 
 TEXT = {".py", ".pyi", ".h", ".cpp", ".md", ".toml", ".txt", ".cmake", ".json", ".yml", ".yaml", ""}
@@ -42,8 +43,14 @@ def test_text_files_end_with_one_newline_and_no_trailing_blanks():
     wrong = []
     for path in project_files():
         text = path.read_text(errors="replace")
-        if path.suffix in (".py", ".h", ".cpp", ".md", ".toml", ".cmake") and text and (
-            not text.endswith("\n") or text.endswith("\n\n") or re.search(r"[ \t]+$", text, re.M)
+        if (
+            path.suffix in (".py", ".h", ".cpp", ".md", ".toml", ".cmake")
+            and text
+            and (
+                not text.endswith("\n")
+                or text.endswith("\n\n")
+                or re.search(r"[ \t]+$", text, re.M)
+            )
         ):
             wrong.append(path.relative_to(ROOT).as_posix())
     assert wrong == []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import strategies as st
-from kvant.reference import FORMATS
 from numpy.typing import NDArray
+
+from kvant.reference import FORMATS
 
 F32 = NDArray[np.float32]
 

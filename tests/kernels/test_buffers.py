@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-import kvant
 import numpy as np
 import pytest
+
+import kvant
 from support import run_python
 
 HUGE = 2 << 20
@@ -128,7 +129,9 @@ def guarded(argument):
     from pathlib import Path
 
     here = repr(str(Path(__file__).resolve().parent))
-    return run_python(f"import sys; sys.path.insert(0, {here}); sys.argv = [{argument!r}]\n{GUARDED}")
+    return run_python(
+        f"import sys; sys.path.insert(0, {here}); sys.argv = [{argument!r}]\n{GUARDED}"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect through ctypes")

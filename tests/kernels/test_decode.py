@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import kvant
 import ml_dtypes
 import numpy as np
 import pytest
 from blocks import NAMES, block_counts, cols_of, random_rows, row_counts
-from golden_files import ANSWERS, golden
 from hypothesis import given
 from hypothesis import strategies as st
+
+import kvant
+from golden_files import ANSWERS, golden
 from kvant.reference import FORMATS, decode
 from support import bits, differing, every_isa
 

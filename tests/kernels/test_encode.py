@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import kvant
 import ml_dtypes
 import numpy as np
 import pytest
@@ -17,11 +16,13 @@ from blocks import (
     row_counts,
     seeds,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kvant
 from distributions import NAMES as FAMILIES
 from distributions import distribution, importance
 from golden_files import ANSWERS, golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from kvant.reference import FORMATS, encode
 from support import differing, every_isa
 

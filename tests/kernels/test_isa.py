@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 
-import kvant
 import pytest
+
+import kvant
 from support import run_python
 
 

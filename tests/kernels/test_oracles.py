@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import warnings
 
-import kvant
 import numpy as np
 import pytest
+
+import kvant
 from distributions import NAMES as FAMILIES
 from distributions import distribution, importance
 from kvant.reference import FORMATS

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-import kvant
 import numpy as np
 import pytest
 from blocks import ENCODED, cols_of, row_counts, seeds
-from distributions import NAMES as FAMILIES
-from distributions import distribution, importance
 from hypothesis import given
 from hypothesis import strategies as st
+
+import kvant
+from distributions import NAMES as FAMILIES
+from distributions import distribution, importance
 from kvant import reference
 from support import every_isa
 

@@ -6,10 +6,11 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import kvant
 import numpy as np
 import pytest
 from blocks import NAMES, cols_of
+
+import kvant
 from distributions import distribution, importance
 from kvant.reference import FORMATS
 from support import run_python
@@ -116,7 +117,8 @@ wanted = kvant.quantize(x, "q4_k", threads=3).data
 for _ in range(20):
     child = os.fork()
     if child == 0:
-        ok = all(np.array_equal(kvant.quantize(x, "q4_k", threads=n).data, wanted) for n in (3, 1, 4))
+        found = [kvant.quantize(x, "q4_k", threads=n).data for n in (3, 1, 4)]
+        ok = all(np.array_equal(data, wanted) for data in found)
         os._exit(0 if ok else 1)
     assert np.array_equal(kvant.quantize(x, "q4_k", threads=2).data, wanted)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import kvant
 import numpy as np
 import pytest
 from blocks import ENCODED, NAMES, cols_of, random_rows, seeds
-from distributions import NAMES as FAMILIES
-from distributions import distribution
 from hypothesis import given
 from hypothesis import strategies as st
+
+import kvant
+from distributions import NAMES as FAMILIES
+from distributions import distribution
 from kvant.reference import FORMATS, decode
 from support import every_isa
 

@@ -1,0 +1,144 @@
+"""Decoding to f32, one thread: against the store bandwidth of the same minute, and against peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import kvant
+
+from . import peers
+from .bars import Check, gguf_py_bar, store_bar
+from .cases import COLS, Settings, packed_rows
+from .library import library
+from .probes import buffer, store_tasks, traffic_task
+from .section import Section, cell, mark, names
+from .timing import Task, Times, fastest, ratio, turns, waited
+
+__all__ = ["run"]
+
+_COLUMNS = (
+    "format", "isa", "GB/s", "of store", "of traffic", "x gguf-py", "fresh x gguf-py",
+    "x libgguf", "x ggml", "bar",
+)  # fmt: skip
+
+
+def run(settings: Settings, formats: Iterable[str]) -> Section:
+    """Time every format on every ISA."""
+    section = Section(
+        "decode",
+        f"Decode: GB/s of f32 output, one thread, {settings.decode_mib} MiB of output in memory",
+        _COLUMNS,
+    )
+    before = kvant.isa.current()
+    target = buffer(settings.decode_mib << 20)
+    try:
+        for format in names(formats, lambda f: True):
+            _format(section, settings, format, target)
+    finally:
+        kvant.isa.use(before)
+    return section
+
+
+def _format(section: Section, settings: Settings, format: str, target: NDArray[np.uint8]) -> None:
+    out = target.view(np.float32).reshape(-1, COLS)
+    packed = packed_rows(format, out.shape[0])
+    stores = store_tasks(target)
+    tasks = {f"store {name}": task for name, task in stores.items()}
+    if traffic := traffic_task(target, packed):
+        tasks["traffic"] = traffic
+    tasks |= {isa: _own(format, packed, out, isa) for isa in kvant.isa.available()}
+    times = turns(tasks, rounds=settings.rounds, sample=0.0)
+    rows = (settings.peer_mib << 20) // (4 * COLS)
+    beside = _beside_peers(settings, format, packed[:rows], out[:rows])
+    section.waited += [waited(times), waited(beside)]
+    store = fastest(*(times[f"store {name}"] for name in stores))
+    for isa in kvant.isa.available():
+        _row(section, settings, format, isa, target.nbytes, times, store, beside)
+
+
+def _own(format: str, packed: NDArray[np.uint8], out: NDArray[np.float32], isa: str) -> Task:
+    own = library()
+    return Task(
+        own.decoder(format, packed, out) if own else _python(format, packed, out, fresh=False),
+        lambda: kvant.isa.use(isa),
+    )
+
+
+def _python(
+    format: str, packed: NDArray[np.uint8], out: NDArray[np.float32], *, fresh: bool
+) -> Callable[[], object]:
+    q = kvant.QTensor(packed, format, out.shape)
+    return lambda: q.dequantize(threads=1, out=None if fresh else out)
+
+
+def _beside_peers(
+    settings: Settings, format: str, packed: NDArray[np.uint8], out: NDArray[np.float32]
+) -> dict[str, Times]:
+    """Decode fewer of the same bytes in turns with the peers, which are slow."""
+    info = kvant.format_info(format)
+    tasks: dict[str, Task] = {}
+    ggml, libgguf = peers.ggml(), peers.libgguf()
+    if gguf_py := peers.gguf_py_decoder(info, packed):
+        tasks["gguf-py"] = Task(gguf_py)
+    if libgguf and (call := libgguf.decoder(info, packed, out)):
+        tasks["libgguf"] = Task(call)
+    if ggml and (convert := ggml.to_float(info, packed, out)):
+        tasks["ggml"] = Task(convert)
+    if not tasks:
+        return {}
+    for isa in kvant.isa.available():
+        for fresh in (False, True):
+            call = _python(format, packed, out, fresh=fresh)
+            tasks[f"{isa}{' fresh' if fresh else ''}"] = Task(call, lambda i=isa: kvant.isa.use(i))
+    return turns(tasks, rounds=settings.rounds, sample=0.0)
+
+
+def _row(
+    section: Section,
+    settings: Settings,
+    format: str,
+    isa: str,
+    nbytes: int,
+    times: dict[str, Times],
+    store: Times,
+    beside: dict[str, Times],
+) -> None:
+    clock, mine = settings.clock, times[isa]
+    share = ratio(store, mine, clock)
+    row: dict[str, Any] = {
+        "format": format,
+        "isa": isa,
+        "gb_per_s": mine.rate(nbytes / 1e9, clock),
+        "store_gb_per_s": store.rate(nbytes / 1e9, clock),
+        "of_store": share.to_json(),
+    }
+    ratios = {"of_traffic": ratio(times["traffic"], mine, clock)} if "traffic" in times else {}
+    for peer in ("gguf-py", "libgguf", "ggml"):
+        if peer in beside:
+            ratios[f"times_{peer}"] = ratio(beside[peer], beside[isa], clock)
+    if "gguf-py" in beside:
+        fresh = ratio(beside["gguf-py"], beside[f"{isa} fresh"], clock)
+        ratios["fresh_times_gguf-py"] = fresh
+    row |= {name: r.to_json() for name, r in ratios.items()}
+    checks = []
+    if (bar := store_bar(format, isa)) is not None:
+        checks.append(Check(f"decode {format} on {isa}, of store bandwidth", share.median, bar))
+    if "gguf-py" in beside and (bar := gguf_py_bar(format, isa)) is not None:
+        gain = ratios["times_gguf-py"].median
+        checks.append(Check(f"decode {format} on {isa}, times gguf-py", gain, bar))
+    section.add(
+        row,
+        checks,
+        format,
+        isa,
+        f"{row['gb_per_s']:.1f}",
+        cell(share),
+        cell(ratios.get("of_traffic")),
+        *(cell(ratios.get(k)) for k in ("times_gguf-py", "fresh_times_gguf-py")),
+        *(cell(ratios.get(k)) for k in ("times_libgguf", "times_ggml")),
+        mark(checks),
+    )

@@ -1,0 +1,89 @@
+"""Encoding a tensor that no cache holds, on two threads and on one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import kvant
+
+from .bars import Check, threads_bar
+from .cases import COLS, Settings, weights
+from .machine import usable_cpus
+from .probes import buffer
+from .section import Section, cell, mark, names
+from .timing import Task, ratio, turns
+
+__all__ = ["run"]
+
+_COLUMNS = ("format", "isa", "1 thread MB/s", "2 threads MB/s", "x", "x two calls", "bar")
+
+
+def run(settings: Settings, formats: Iterable[str]) -> Section:
+    """Time two threads against one, by the wall clock.
+
+    The column `x two calls` is the ceiling of the moment: two Python threads, each encoding one
+    half of the tensor on one thread, share nothing but the machine.
+    """
+    mib = settings.threads_mib
+    section = Section(
+        "threads", f"Threads: two against one, {mib} MiB of f32 in memory, wall clock", _COLUMNS
+    )
+    if usable_cpus() < 2:
+        section.notes.append("this process may use one processor only: nothing to compare")
+        return section
+    x = weights((mib << 20) // (4 * COLS))
+    for format in names(formats, lambda f: threads_bar(f.name) is not None):
+        _format(section, settings, format, x)
+    return section
+
+
+def _format(section: Section, settings: Settings, format: str, x: kvant.quant.NDArray) -> None:
+    shape = (x.shape[0], kvant.format_info(format).row_bytes(COLS))
+    out = buffer(shape[0] * shape[1]).reshape(shape)
+    half = shape[0] // 2
+
+    def encode(threads: int) -> None:
+        kvant.quantize(x, format, threads=threads, out=out)
+
+    def side_by_side() -> None:
+        def part(rows: slice) -> None:
+            kvant.quantize(x[rows], format, threads=1, out=out[rows])
+
+        other = threading.Thread(target=part, args=(slice(half, None),))
+        other.start()
+        part(slice(half))
+        other.join()
+
+    times = turns(
+        {
+            "1": Task(lambda: encode(1)),
+            "2": Task(lambda: encode(2)),
+            "two calls": Task(side_by_side),
+        },
+        rounds=settings.rounds,
+        sample=settings.sample,
+    )
+    gain = ratio(times["1"], times["2"], "wall")
+    ceiling = ratio(times["1"], times["two calls"], "wall")
+    rates = {n: times[n].rate(x.nbytes / 1e6, "wall") for n in ("1", "2")}
+    bar = threads_bar(format)
+    checks = [] if bar is None else [Check(f"encode {format}, two threads", gain.median, bar)]
+    section.add(
+        {
+            "format": format,
+            "isa": kvant.isa.current(),
+            "one_thread_mb_per_s": rates["1"],
+            "two_threads_mb_per_s": rates["2"],
+            "times_one_thread": gain.to_json(),
+            "two_calls_times_one": ceiling.to_json(),
+        },
+        checks,
+        format,
+        kvant.isa.current(),
+        f"{rates['1']:.0f}",
+        f"{rates['2']:.0f}",
+        cell(gain),
+        cell(ceiling),
+        mark(checks),
+    )
