@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 _FACTORS = {
-    **dict.fromkeys(("q2_k", "q4_k", "q5_k", "iq4_nl", "iq4_xs"), {"avx512vnni": 8.0, "avx2": 4.0}),
+    **{f: {"avx512vnni": 8.0, "avx2": 4.0} for f in ("q2_k", "q4_k", "q5_k", "iq4_nl", "iq4_xs")},
     "q6_k": {"avx512vnni": 5.0, "avx2": 3.0},
     "q3_k": {"avx512vnni": 3.0, "avx2": 2.0},
 }

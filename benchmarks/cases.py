@@ -67,7 +67,7 @@ def importance(cols: int = COLS) -> NDArray[np.float32]:
 
 
 def packed_rows(format: str, rows: int, cols: int = COLS) -> NDArray[np.uint8]:
-    """Packed rows in huge pages: encoded weights, or bytes with finite scales where kvant only decodes."""
+    """Packed rows in huge pages; random bytes with finite scales for what kvant only decodes."""
     info = kvant.format_info(format)
     distinct = min(rows, 64)
     if info.can_encode:

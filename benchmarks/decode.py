@@ -1,4 +1,4 @@
-"""Decoding to f32, one thread: against the store bandwidth of the same minute, and against peers."""
+"""Decoding to f32, one thread: against the store bandwidth of the minute, and against peers."""
 
 from __future__ import annotations
 
@@ -50,22 +50,30 @@ def _format(section: Section, settings: Settings, format: str, target: NDArray[n
     tasks = {f"store {name}": task for name, task in stores.items()}
     if traffic := traffic_task(target, packed):
         tasks["traffic"] = traffic
-    tasks |= {isa: _own(format, packed, out, isa) for isa in kvant.isa.available()}
+    tasks |= {isa: _own(format, packed, out, isa) for isa in _isas()}
     times = turns(tasks, rounds=settings.rounds, sample=0.0)
     rows = (settings.peer_mib << 20) // (4 * COLS)
     beside = _beside_peers(settings, format, packed[:rows], out[:rows])
     section.waited += [waited(times), waited(beside)]
     store = fastest(*(times[f"store {name}"] for name in stores))
-    for isa in kvant.isa.available():
+    for isa in _isas():
         _row(section, settings, format, isa, target.nbytes, times, store, beside)
+
+
+def _isas() -> tuple[str, ...]:
+    """What is timed: not the scalar twin, which would take most of the time, where others are."""
+    return kvant.isa.available()[:-1] or kvant.isa.available()
 
 
 def _own(format: str, packed: NDArray[np.uint8], out: NDArray[np.float32], isa: str) -> Task:
     own = library()
-    return Task(
-        own.decoder(format, packed, out) if own else _python(format, packed, out, fresh=False),
-        lambda: kvant.isa.use(isa),
-    )
+    if own is None:
+        return _task(_python(format, packed, out, fresh=False), isa)
+    return _task(own.decoder(format, packed, out), isa)
+
+
+def _task(run: Callable[[], object], isa: str) -> Task:
+    return Task(run, lambda: kvant.isa.use(isa))
 
 
 def _python(
@@ -84,16 +92,15 @@ def _beside_peers(
     ggml, libgguf = peers.ggml(), peers.libgguf()
     if gguf_py := peers.gguf_py_decoder(info, packed):
         tasks["gguf-py"] = Task(gguf_py)
-    if libgguf and (call := libgguf.decoder(info, packed, out)):
-        tasks["libgguf"] = Task(call)
+    if libgguf and (slow := libgguf.decoder(info, packed, out)):
+        tasks["libgguf"] = Task(slow)
     if ggml and (convert := ggml.to_float(info, packed, out)):
         tasks["ggml"] = Task(convert)
     if not tasks:
         return {}
-    for isa in kvant.isa.available():
-        for fresh in (False, True):
-            call = _python(format, packed, out, fresh=fresh)
-            tasks[f"{isa}{' fresh' if fresh else ''}"] = Task(call, lambda i=isa: kvant.isa.use(i))
+    for isa in _isas():
+        tasks[isa] = _task(_python(format, packed, out, fresh=False), isa)
+        tasks[f"{isa} fresh"] = _task(_python(format, packed, out, fresh=True), isa)
     return turns(tasks, rounds=settings.rounds, sample=0.0)
 
 

@@ -50,7 +50,7 @@ class Ggml:
         self.version: str = ffi.string(self.base.ggml_version()).decode()
 
     def knows(self, info: FormatInfo) -> bool:
-        """Whether this build has the type; asking ggml for a type it lacks would end the process."""
+        """Whether this build has the type; asked for one it lacks, ggml would end the process."""
         name = info.name[:-1] + "K" if info.name.endswith("_k") else info.name
         if info.block == 1:
             return True

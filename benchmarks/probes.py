@@ -1,4 +1,4 @@
-"""Yardsticks: what this machine's memory gives at the moment, measured with no kvant code at all."""
+"""Yardsticks: what this machine's memory gives at the moment, measured without kvant's code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def buffer(nbytes: int) -> NDArray[np.uint8]:
     """Bytes in huge pages, touched; small ones too, since they are cut from a large one."""
     from kvant import _core
 
-    whole = _core.allocate(max(nbytes, 4 << 20))
+    whole: NDArray[np.uint8] = _core.allocate(max(nbytes, 4 << 20))
     whole.fill(0)
     return whole[:nbytes]
 
@@ -52,7 +52,7 @@ def compiled() -> tuple[Any, Any] | None:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "probe.so"
         source = Path(__file__).with_name("probe.c")
-        command = [compiler, "-O3", "-mtune=native", "-shared", "-fPIC", "-o", library, source]
+        command = [compiler, "-O3", "-shared", "-fPIC", "-o", str(library), str(source)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=60)
             return ffi, ffi.dlopen(str(library))
@@ -86,7 +86,7 @@ def store_tasks(target: NDArray[np.uint8]) -> dict[str, Task]:
 
 
 def traffic_task(target: NDArray[np.uint8], packed: NDArray[np.uint8]) -> Task | None:
-    """Read all of `packed` while writing all of `target`: what a decoder that costs nothing does."""
+    """Read `packed` while writing `target`: what a decoder that costs nothing does."""
     probe = compiled()
     if not probe or not probe[1].probe_streams():
         return None

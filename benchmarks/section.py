@@ -69,17 +69,17 @@ def names(wanted: Iterable[str], fits: Callable[[kvant.FormatInfo], bool]) -> li
 
 
 def cell(r: Ratio | None) -> str:
-    """Median and quartiles.
+    """Median, and half the distance of the quartiles.
 
     Examples
     --------
     >>> cell(Ratio(8.25, 8.0, 8.5)), cell(None)
-    ('8.2 [8.0 8.5]', '')
+    ('8.2 ±3%', '')
     """
     if r is None:
         return ""
     digits = 0 if r.median >= 100 else 1 if r.median >= 2 else 2
-    return f"{r.median:.{digits}f} [{r.low:.{digits}f} {r.high:.{digits}f}]"
+    return f"{r.median:.{digits}f} ±{50 * r.spread:.0f}%"
 
 
 def mark(checks: list[Check]) -> str:

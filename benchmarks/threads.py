@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import NDArray
+
 import kvant
 
 from .bars import Check, threads_bar
@@ -16,14 +19,15 @@ from .timing import Task, ratio, turns
 
 __all__ = ["run"]
 
-_COLUMNS = ("format", "isa", "1 thread MB/s", "2 threads MB/s", "x", "x two calls", "bar")
+_COLUMNS = ("format", "isa", "1 thread MB/s", "2 threads MB/s", "x", "x two calls", "work", "bar")
 
 
 def run(settings: Settings, formats: Iterable[str]) -> Section:
     """Time two threads against one, by the wall clock.
 
     The column `x two calls` is the ceiling of the moment: two Python threads, each encoding one
-    half of the tensor on one thread, share nothing but the machine.
+    half of the tensor on one thread, share nothing but the machine. `work` is the processor time of
+    two threads over that of one: what the division costs, whatever else the machine does.
     """
     mib = settings.threads_mib
     section = Section(
@@ -38,7 +42,7 @@ def run(settings: Settings, formats: Iterable[str]) -> Section:
     return section
 
 
-def _format(section: Section, settings: Settings, format: str, x: kvant.quant.NDArray) -> None:
+def _format(section: Section, settings: Settings, format: str, x: NDArray[np.float32]) -> None:
     shape = (x.shape[0], kvant.format_info(format).row_bytes(COLS))
     out = buffer(shape[0] * shape[1]).reshape(shape)
     half = shape[0] // 2
@@ -68,6 +72,12 @@ def _format(section: Section, settings: Settings, format: str, x: kvant.quant.ND
     ceiling = ratio(times["1"], times["two calls"], "wall")
     rates = {n: times[n].rate(x.nbytes / 1e6, "wall") for n in ("1", "2")}
     bar = threads_bar(format)
+    extra = float(np.median(times["2"].cpu / times["1"].cpu))
+    if bar is not None and ceiling.median < bar:
+        section.notes.append(
+            f"{format}: two unconnected calls ran {ceiling.median:.2f} times as fast as one after "
+            "the other, so the machine had no two processors to give"
+        )
     checks = [] if bar is None else [Check(f"encode {format}, two threads", gain.median, bar)]
     section.add(
         {
@@ -77,6 +87,7 @@ def _format(section: Section, settings: Settings, format: str, x: kvant.quant.ND
             "two_threads_mb_per_s": rates["2"],
             "times_one_thread": gain.to_json(),
             "two_calls_times_one": ceiling.to_json(),
+            "processor_time_to_one_thread": extra,
         },
         checks,
         format,
@@ -85,5 +96,6 @@ def _format(section: Section, settings: Settings, format: str, x: kvant.quant.ND
         f"{rates['2']:.0f}",
         cell(gain),
         cell(ceiling),
+        f"{extra:.2f}",
         mark(checks),
     )
