@@ -56,13 +56,25 @@ def _format(section: Section, settings: Settings, format: str, target: NDArray[n
     beside = _beside_peers(settings, format, packed[:rows], out[:rows])
     section.waited += [waited(times), waited(beside)]
     store = fastest(*(times[f"store {name}"] for name in stores))
+    same = _same_floats(format, packed[:2])
     for isa in _isas():
-        _row(section, settings, format, isa, target.nbytes, times, store, beside)
+        _row(section, settings, format, isa, target.nbytes, times, store, beside, same)
 
 
 def _isas() -> tuple[str, ...]:
     """What is timed: not the scalar twin, which would take most of the time, where others are."""
     return kvant.isa.available()[:-1] or kvant.isa.available()
+
+
+def _same_floats(format: str, packed: NDArray[np.uint8]) -> bool | None:
+    """Whether libgguf decodes the same bytes to the same bits; None where it decodes nothing."""
+    peer, theirs = peers.libgguf(), np.zeros((packed.shape[0], COLS), np.float32)
+    call = peer.decoder(kvant.format_info(format), packed, theirs) if peer else None
+    if call is None:
+        return None
+    call()
+    mine = kvant.QTensor(packed, format, theirs.shape).dequantize()
+    return bool(np.array_equal(mine.view(np.uint32), theirs.view(np.uint32)))
 
 
 def _own(format: str, packed: NDArray[np.uint8], out: NDArray[np.float32], isa: str) -> Task:
@@ -113,6 +125,7 @@ def _row(
     times: dict[str, Times],
     store: Times,
     beside: dict[str, Times],
+    same: bool | None,
 ) -> None:
     clock, mine = settings.clock, times[isa]
     share = ratio(store, mine, clock)
@@ -122,6 +135,7 @@ def _row(
         "gb_per_s": mine.rate(nbytes / 1e9, clock),
         "store_gb_per_s": store.rate(nbytes / 1e9, clock),
         "of_store": share.to_json(),
+        "same_floats": same,
     }
     ratios = {"of_traffic": ratio(times["traffic"], mine, clock)} if "traffic" in times else {}
     for peer in ("gguf-py", "libgguf", "ggml"):
@@ -140,7 +154,7 @@ def _row(
     section.add(
         row,
         checks,
-        format,
+        format if same in (None, True) else f"{format} (floats differ from libgguf's)",
         isa,
         f"{row['gb_per_s']:.1f}",
         cell(share),

@@ -79,11 +79,15 @@ def _peer_tasks(
     if ggml and (call := ggml.chunk(info, x, out, vector)):
         tasks["chunk"] = Task(call)
     # It writes elsewhere: for some formats it searches less and gives other bytes.
-    if ggml and vector is None and (fast := ggml.from_float(info, x, np.zeros_like(out))):
+    if ggml and vector is None and (fast := ggml.from_float(info, x, _like(out))):
         tasks["from_float"] = Task(fast)
     if libgguf and (slow := libgguf.encoder(info, few, few_out, vector)):
         tasks["libgguf"] = Task(slow)
     return tasks
+
+
+def _like(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return buffer(packed.nbytes).reshape(packed.shape)
 
 
 def _own_tasks(

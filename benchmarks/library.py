@@ -41,9 +41,14 @@ class Library:
         if importance is not None:
             weights = self.ffi.from_buffer("float[]", importance)
         encode, null, nbytes = self.lib.kvant_encode, self.ffi.NULL, out.nbytes
-        return lambda: encode(
-            number, source, 0, rows, cols, cols, weights, rows, target, nbytes, threads, null
-        )
+
+        def call() -> int:
+            code: int = encode(
+                number, source, 0, rows, cols, cols, weights, rows, target, nbytes, threads, null
+            )
+            return code
+
+        return self._tried(call)
 
     def decoder(
         self,
@@ -59,7 +64,18 @@ class Library:
             self.ffi.from_buffer("float[]", out),
         )
         decode, null, stride = self.lib.kvant_decode, self.ffi.NULL, data.shape[1]
-        return lambda: decode(number, source, stride, rows, null, rows, cols, 0, target, threads)
+
+        def call() -> int:
+            code: int = decode(number, source, stride, rows, null, rows, cols, 0, target, threads)
+            return code
+
+        return self._tried(call)
+
+    def _tried(self, call: Callable[[], int]) -> Callable[[], int]:
+        """The call, after it has succeeded once: a refused one would be very fast."""
+        if call() != 0:
+            raise kvant.Error(self.ffi.string(self.lib.kvant_error_text()).decode())
+        return call
 
 
 @cache

@@ -99,10 +99,10 @@ def fastest(*contenders: Times) -> Times:
 
 
 def waited(times: Mapping[str, Times]) -> float:
-    """Share of the wall time in which one-threaded samples did not have a processor."""
+    """Share of the wall time in which one-threaded samples had no processor; 0 for no samples."""
     wall = sum(float(t.wall.sum()) for t in times.values())
     cpu = sum(float(t.cpu.sum()) for t in times.values())
-    return max(0.0, 1 - cpu / wall)
+    return max(0.0, 1 - cpu / wall) if wall else 0.0
 
 
 def turns(tasks: Mapping[str, Task], *, rounds: int = 7, sample: float = 0.004) -> dict[str, Times]:

@@ -4,7 +4,7 @@
 function(kvant_add_isas target)
   set(table
     # name          processor        flags
-    "scalar|any|-Os -fno-tree-vectorize -fno-tree-slp-vectorize"
+    "scalar|any|-O2 -fno-tree-vectorize -fno-tree-slp-vectorize"
     "avx2|x86_64|-O3 -mavx2 -mfma -mf16c"
     "avx512vnni|x86_64|-O3 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -mprefer-vector-width=512"
     "neon_dotprod|aarch64|-O3 -march=armv8.2-a+dotprod+fp16")

@@ -6,7 +6,7 @@
 //   kRowMeanSquare             (optional) importance weights need the mean square of the whole row
 //   valid(block)               (optional) more than "scales are finite"
 //   unpack(block, u)           bytes -> codes, one scale (and minimum) per group: y = scale*code - min
-//   encode<V, kWeighted>(in, out)  sixteen blocks at once, one block per lane (formats that encode)
+//   encode<V, kWeighted>(in, out)  V::kLanes blocks at once, one per lane (formats that encode)
 // and includes no intrinsics: V supplies the words. unpack() is plain C++ over bytes.
 #pragma once
 
@@ -40,7 +40,7 @@ struct Unpacked {
 template <class Format>
 using UnpackedOf = Unpacked<Format::kInfo.block, Format::kInfo.group>;
 
-// Sixteen blocks, transposed: x[i * 16 + lane] is element i of the block of that lane.
+// V::kLanes blocks, transposed: x[i * kLanes + lane] is element i of the block of that lane.
 template <class V>
 struct Batch {
   const float* x;
@@ -76,7 +76,7 @@ struct LaneHalves {
   KVANT_MEMBER explicit LaneHalves(typename V::F x) {
     V::store_f16(bits, x);
     if (!V::any(x != x)) return;
-    for (int lane = 0; lane < 16; ++lane) {
+    for (int lane = 0; lane < V::kLanes; ++lane) {
       if ((bits[lane] & 0x7fff) > 0x7c00) bits[lane] = 0xfe00;
     }
   }
@@ -109,14 +109,30 @@ class ByteTile {
 
  private:
   static_assert(n % 16 == 0);
-  alignas(64) int32_t words_[n / 4][16];
+  alignas(64) int32_t words_[n / 4][V::kLanes];
   alignas(64) uint8_t quads_[n / 16][4][4][16];
 };
 
-// Element i of the batch in every lane.
+// Element i of the batch in every lane; writing it; where element i begins; room for n elements.
 template <class V>
 KVANT_INLINE typename V::F at(const float* x, int i) {
-  return V::load(x + i * 16);
+  return V::load(x + i * V::kLanes);
 }
+
+template <class V>
+KVANT_INLINE void put(float* x, int i, typename V::F v) {
+  V::store(x + i * V::kLanes, v);
+}
+
+template <class V>
+KVANT_INLINE const float* from(const float* x, int i) {
+  return x + i * V::kLanes;
+}
+
+template <class V, int n>
+struct Tile {
+  alignas(64) float v[n * V::kLanes];
+  KVANT_MEMBER operator float*() { return v; }
+};
 
 }  // namespace kvant

@@ -116,7 +116,7 @@ struct MXFP4 {
     uint8_t e[16];
     bool huge = false;
     V::store(m, S::largest(in.x, 32));
-    for (int lane = 0; lane < 16; ++lane) {
+    for (int lane = 0; lane < V::kLanes; ++lane) {
       // Below 2^-125 the exponent is negative and wraps in eight bits, as the cast does on x86.
       e[lane] = m[lane] > 0.0f ? uint8_t(floor_log2(m[lane]) + 125) : 0;
       d[lane] = e8m0_half(e[lane]);
@@ -159,11 +159,11 @@ struct NVFP4 {
     uint8_t scale[4][16];
     ByteTile<V, 64> codes;
     for (int s = 0; s < 4; ++s) {
-      const float* x = in.x + 256 * s;
+      const float* x = from<V>(in.x, 16 * s);
       const F amax = S::largest(x, 16);
       float sixth[16], d[16];
       V::store(sixth, amax / V::splat(6.0f));
-      for (int lane = 0; lane < 16; ++lane) {
+      for (int lane = 0; lane < V::kLanes; ++lane) {
         scale[s][lane] = to_ue4m3(sixth[lane]);
         d[lane] = ue4m3_half(scale[s][lane]);
       }

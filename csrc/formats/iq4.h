@@ -100,7 +100,7 @@ struct Iq4Search {
     if constexpr (kWeighted) {
       S::importance_weights(x, importance, sigma2, 32, weight);
     } else {
-      for (int i = 0; i < 32; ++i) V::store(weight + 16 * i, at<V>(x, i) * at<V>(x, i));
+      for (int i = 0; i < 32; ++i) put<V>(weight, i, at<V>(x, i) * at<V>(x, i));
     }
   }
 
@@ -127,7 +127,7 @@ struct IQ4_NL {
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
     using S = Search<V>;
     using F = typename V::F;
-    alignas(64) float weight[32 * 16];
+    Tile<V, 32> weight;
     const F sigma2 = S::sum_of_squares(in.x, 32) * V::splat(2.0f / 32);
     Iq4Search<V>::template weights<kWeighted>(in.x, in.importance, sigma2, weight);
     const F d = Iq4Search<V>::scale(in.x, weight);
@@ -164,11 +164,12 @@ struct IQ4_XS {
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
     using S = Search<V>;
     using F = typename V::F;
-    alignas(64) float weight[32 * 16];
+    Tile<V, 32> weight;
     const F sigma2 = S::sum_of_squares(in.x, 256) * V::splat(2.0f / 256);
     F scale[8], amax = S::zero(), max = S::zero();
     for (int b = 0; b < 8; ++b) {
-      const float *x = in.x + 512 * b, *qw = kWeighted ? in.importance + 512 * b : nullptr;
+      const float* x = from<V>(in.x, 32 * b);
+      const float* qw = kWeighted ? from<V>(in.importance, 32 * b) : nullptr;
       Iq4Search<V>::template weights<kWeighted>(x, qw, sigma2, weight);
       scale[b] = Iq4Search<V>::scale(x, weight);
       const F a = V::abs(scale[b]);

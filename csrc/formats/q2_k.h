@@ -26,7 +26,7 @@ struct Q2_K {
     using S = Search<V>;
     using F = typename V::F;
     using I = typename V::I;
-    alignas(64) float weight[16 * 16];
+    Tile<V, 16> weight;
     typename S::Affine fit[16];
     LaneBytes<V, 16> nibbles;
     F d, dmin;
@@ -34,8 +34,8 @@ struct Q2_K {
       F scale[16], min[16], sum_w[16];
       const F sigma2 = S::sum_of_squares(in.x, 256) * V::splat(1.0f / 256);
       for (int j = 0; j < 16; ++j) {
-        const float* x = in.x + 256 * j;
-        sum_w[j] = S::importance_weights(x, in.importance + 256 * j, sigma2, 16, weight);
+        const float* x = from<V>(in.x, 16 * j);
+        sum_w[j] = S::importance_weights(x, from<V>(in.importance, 16 * j), sigma2, 16, weight);
         fit[j] = S::template affine<16, 3, false>(x, weight, -0.9f, 0.05f, 36);
         scale[j] = fit[j].scale;
         min[j] = fit[j].min;
@@ -47,8 +47,8 @@ struct Q2_K {
     } else {
       F max_scale = S::zero(), max_min = S::zero();
       for (int j = 0; j < 16; ++j) {
-        const float* x = in.x + 256 * j;
-        for (int i = 0; i < 16; ++i) V::store(weight + 16 * i, V::abs(at<V>(x, i)));
+        const float* x = from<V>(in.x, 16 * j);
+        for (int i = 0; i < 16; ++i) put<V>(weight, i, V::abs(at<V>(x, i)));
         fit[j] = S::template affine<16, 3, true>(x, weight, -0.5f, 0.1f, 15);
         max_scale = V::max(fit[j].scale, max_scale);
         max_min = V::max(fit[j].min, max_min);

@@ -28,19 +28,19 @@ template <class V, int kTogether>
 KVANT_INLINE void descend_q3(const float* x, typename V::F* scale, float* codes) {
   using S = Search<V>;
   using F = typename V::F;
-  alignas(64) float wx[kTogether * 256];
+  Tile<V, kTogether * 16> wx;
   F sumlx[kTogether], suml2[kTogether];
   typename V::M dead[kTogether];
   const auto grid = [](F v) { return V::to_f32(S::clamp(S::nearest_int(v), -4, 3)); };
   for (int g = 0; g < kTogether; ++g) {
-    const auto e = S::extreme(x + 256 * g, 16);
+    const auto e = S::extreme(from<V>(x, 16 * g), 16);
     dead[g] = e.abs < V::splat(kGroupMaxEps);
     const F iscale = V::splat(-4.0f) / V::select(dead[g], V::splat(1.0f), e.value);
     sumlx[g] = suml2[g] = S::zero();
     for (int i = 16 * g; i < 16 * g + 16; ++i) {
       const F v = at<V>(x, i), w = v * v, l = grid(iscale * v);
-      V::store(wx + 16 * i, w * v);
-      V::store(codes + 16 * i, l);
+      put<V>(wx, i, w * v);
+      put<V>(codes, i, l);
       sumlx[g] = sumlx[g] + w * v * l;
       suml2[g] = suml2[g] + w * l * l;
     }
@@ -59,7 +59,7 @@ KVANT_INLINE void descend_q3(const float* x, typename V::F* scale, float* codes)
         sl2 = sl2 + w * next * next;
         take = take & (sl2 > S::zero()) & (slx * slx * suml2[g] > sumlx[g] * sumlx[g] * sl2);
         changed = changed | take;
-        V::store(codes + 16 * i, V::select(take, next, l));
+        put<V>(codes, i, V::select(take, next, l));
         sumlx[g] = V::select(take, slx, sumlx[g]);
         suml2[g] = V::select(take, sl2, suml2[g]);
       }
@@ -70,7 +70,7 @@ KVANT_INLINE void descend_q3(const float* x, typename V::F* scale, float* codes)
     scale[g] = V::select(dead[g] | !(suml2[g] > S::zero()), S::zero(), sumlx[g] / suml2[g]);
     for (int i = 16 * g; i < 16 * g + 16; ++i) {
       const F biased = at<V>(codes, i) + V::splat(4.0f);
-      V::store(codes + 16 * i, V::select(dead[g], S::zero(), biased));
+      put<V>(codes, i, V::select(dead[g], S::zero(), biased));
     }
   }
 }
@@ -98,24 +98,24 @@ struct Q3_K {
     using S = Search<V>;
     using F = typename V::F;
     using I = typename V::I;
-    alignas(64) float left[256 * 16];  // what the search leaves behind: codes + 4
+    Tile<V, 256> left;  // what the search leaves behind: codes + 4
     F scale[16], d;
     LaneBytes<V, 16> sc;
     if constexpr (kWeighted) {
-      alignas(64) float weight[16 * 16], scales[16 * 16], sums[16 * 16];
+      Tile<V, 16> weight, scales, sums;
       const F sigma2 = V::splat(2.0f) * S::sum_of_squares(in.x, 256) * V::splat(1.0f / 256);
       for (int j = 0; j < 16; ++j) {
-        const float* x = in.x + 256 * j;
-        V::store(sums + 16 * j, S::importance_weights(x, in.importance + 256 * j, sigma2, 16, weight));
+        const float* x = from<V>(in.x, 16 * j);
+        put<V>(sums, j, S::importance_weights(x, from<V>(in.importance, 16 * j), sigma2, 16, weight));
         const auto fit = S::template symmetric<16, 4>(x, weight);
-        V::store(scales + 16 * j, fit.scale);
-        for (int i = 0; i < 16; ++i) V::store(left + 256 * j + 16 * i, V::to_f32(fit.code(at<V>(x, i), 4)));
+        put<V>(scales, j, fit.scale);
+        for (int i = 0; i < 16; ++i) put<V>(left, 16 * j + i, V::to_f32(fit.code(at<V>(x, i), 4)));
       }
       const auto fit = S::template symmetric<16, 32, true>(scales, sums);
       for (int j = 0; j < 16; ++j) sc.set(j, fit.code(at<V>(scales, j), 32));
       d = fit.scale;
     } else {
-      for (int j = 0; j < 16; j += 4) descend_q3<V, 4>(in.x + 256 * j, scale + j, left + 256 * j);
+      for (int j = 0; j < 16; j += 4) descend_q3<V, 4>(from<V>(in.x, 16 * j), scale + j, left + 16 * j * V::kLanes);
       F amax = S::zero(), max_scale = S::zero();
       for (int j = 0; j < 16; ++j) {
         const F a = V::abs(scale[j]);

@@ -61,7 +61,7 @@ KVANT_INLINE typename V::F legacy_affine(const float* x, typename V::F& m, Code&
 template <class V, int half, class Code>
 KVANT_INLINE typename V::F weighted_symmetric(const Batch<V>& in, Code&& put) {
   using S = Search<V>;
-  alignas(64) float weight[32 * 16];
+  Tile<V, 32> weight;
   S::importance_weights(in.x, in.importance, in.row_mean_square, 32, weight);
   const auto s = S::template symmetric<32, half>(in.x, weight);
   const auto code = [&](int i) { return s.code(at<V>(in.x, i), half); };
@@ -72,7 +72,7 @@ KVANT_INLINE typename V::F weighted_symmetric(const Batch<V>& in, Code&& put) {
 template <class V, int top, class Code>
 KVANT_INLINE typename V::F weighted_affine(const Batch<V>& in, typename V::F& m, Code&& put) {
   using S = Search<V>;
-  alignas(64) float weight[32 * 16];
+  Tile<V, 32> weight;
   S::importance_weights(in.x, in.importance, in.row_mean_square, 32, weight);
   const auto a = S::template affine<32, top, false>(in.x, weight, -0.9f, 0.05f, 36);
   const auto code = [&](int i) { return a.code(at<V>(in.x, i), top); };

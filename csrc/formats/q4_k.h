@@ -53,7 +53,7 @@ template <class V, int nmax, bool kWeighted>
 KVANT_INLINE void encode_k4(const Batch<V>& in, ByteTile<V, 256>& codes, uint8_t head[16][16]) {
   using S = Search<V>;
   using F = typename V::F;
-  alignas(64) float weight[32 * 16];
+  Tile<V, 32> weight;
   typename S::Affine fit[8];
   F d, dmin;
   LaneBytes<V, 8> sc, mn;
@@ -61,8 +61,8 @@ KVANT_INLINE void encode_k4(const Batch<V>& in, ByteTile<V, 256>& codes, uint8_t
     F scale[8], min[8], sum_w[8];
     const F sigma2 = V::splat(2.0f) * S::sum_of_squares(in.x, 256) * V::splat(1.0f / 256);
     for (int j = 0; j < 8; ++j) {
-      const float* x = in.x + 512 * j;
-      sum_w[j] = S::importance_weights(x, in.importance + 512 * j, sigma2, 32, weight);
+      const float* x = from<V>(in.x, 32 * j);
+      sum_w[j] = S::importance_weights(x, from<V>(in.importance, 32 * j), sigma2, 32, weight);
       fit[j] = S::template affine<32, nmax, false>(x, weight, -0.9f, 0.05f, 36);
       scale[j] = fit[j].scale;
       min[j] = fit[j].min;
@@ -78,9 +78,9 @@ KVANT_INLINE void encode_k4(const Batch<V>& in, ByteTile<V, 256>& codes, uint8_t
   } else {
     F max_scale = S::zero(), max_min = S::zero();
     for (int j = 0; j < 8; ++j) {
-      const float* x = in.x + 512 * j;
+      const float* x = from<V>(in.x, 32 * j);
       const F mean = V::sqrt(S::sum_of_squares(x, 32) * V::splat(1.0f / 32));
-      for (int i = 0; i < 32; ++i) V::store(weight + 16 * i, mean + V::abs(at<V>(x, i)));
+      for (int i = 0; i < 32; ++i) put<V>(weight, i, mean + V::abs(at<V>(x, i)));
       fit[j] = nmax == 15 ? S::template affine<32, nmax, false>(x, weight, -1.0f, 0.1f, 20)
                           : S::template affine<32, nmax, false>(x, weight, -0.5f, 0.1f, 15);
       max_scale = V::max(fit[j].scale, max_scale);
@@ -101,7 +101,7 @@ KVANT_INLINE void encode_k4(const Batch<V>& in, ByteTile<V, 256>& codes, uint8_t
   }
 
   const LaneHalves<V> scales(d), minima(dmin);
-  for (int lane = 0; lane < 16; ++lane) {
+  for (int lane = 0; lane < V::kLanes; ++lane) {
     uint8_t s[8], m[8];
     for (int j = 0; j < 8; ++j) {
       s[j] = sc.get(j, lane);

@@ -32,16 +32,16 @@ struct Q6_K {
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
     using S = Search<V>;
     using F = typename V::F;
-    alignas(64) float weight[16 * 16];
+    Tile<V, 16> weight;
     typename S::Symmetric fit[16];
     F max_abs = S::zero(), max_scale = S::zero();
     for (int j = 0; j < 16; ++j) {
-      const float* x = in.x + 256 * j;
+      const float* x = from<V>(in.x, 16 * j);
       const float* w = weight;
       if constexpr (kWeighted) {
-        w = in.importance + 256 * j;
+        w = from<V>(in.importance, 16 * j);
       } else {
-        for (int i = 0; i < 16; ++i) V::store(weight + 16 * i, at<V>(x, i) * at<V>(x, i));
+        for (int i = 0; i < 16; ++i) put<V>(weight, i, at<V>(x, i) * at<V>(x, i));
       }
       fit[j] = S::template symmetric<16, 32>(x, w);
       const F a = V::abs(fit[j].scale);

@@ -81,7 +81,7 @@ struct Search {
     F sum = zero();
     for (int i = 0; i < n; ++i) {
       const F v = at<V>(x, i), w = at<V>(importance, i) * V::sqrt(sigma2 + v * v);
-      V::store(weight + i * 16, w);
+      put<V>(weight, i, w);
       sum = sum + w;
     }
     return sum;
@@ -101,12 +101,12 @@ struct Search {
   // kWild: x may hold infinities and NaN, as scales found with overflowing weights do.
   template <int n, int nmax, bool kWild = false>
   KVANT_INLINE Symmetric symmetric(const float* x, const float* weight) {
-    alignas(64) float wx[n * 16];
+    Tile<V, n> wx;
     const Extreme e = extreme(x, n);
     Symmetric s;
     s.dead = e.abs < V::splat(kGroupMaxEps);
     const F max = V::select(s.dead, V::splat(1.0f), e.value);
-    for (int i = 0; i < n; ++i) V::store(wx + i * 16, at<V>(weight, i) * at<V>(x, i));
+    for (int i = 0; i < n; ++i) put<V>(wx, i, at<V>(weight, i) * at<V>(x, i));
 
     s.iscale = V::splat(-float(nmax)) / max;
     s.scale = zero();
@@ -172,7 +172,7 @@ struct Search {
       } else {
         l = V::max(zero(), V::min(V::splat(float(nmax)), nearest(scaled)));
       }
-      V::store(codes + i * 16, l);
+      put<V>(codes, i, l);
       const F wl = w * l;
       s.l = s.l + wl;
       s.l2 = s.l2 + wl * l;
@@ -193,7 +193,7 @@ struct Search {
 
   template <int n, int nmax, bool kAbsolute>
   KVANT_INLINE Affine affine(const float* x, const float* weight, float rmin, float rdelta, int nstep) {
-    alignas(64) float codes[n * 16];
+    Tile<V, n> codes;
     F low = at<V>(x, 0), high = low, sum_w = at<V>(weight, 0), sum_x = sum_w * low;
     for (int i = 1; i < n; ++i) {
       const F v = at<V>(x, i), w = at<V>(weight, i);

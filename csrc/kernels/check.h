@@ -56,6 +56,7 @@ int64_t find_nonfinite(const void* x, Float type, int64_t count) noexcept {
 // Lane l of every sum takes elements l, l + 16, ...; then halves are added, repeatedly.
 template <class V>
 void measure_row(const float* x, const float* y, const float* w, int64_t count, RowError& out) noexcept {
+  constexpr int kLanes = 16;
   double ee[kLanes] = {}, xx[kLanes] = {}, yy[kLanes] = {}, xy[kLanes] = {}, wee[kLanes] = {}, wxx[kLanes] = {};
   double max[kLanes] = {};
   const auto add = [&](int lane, double a, double b, double weight) {

@@ -24,7 +24,7 @@ KVANT_INLINE void decode_run(const uint8_t* src, float* out, int64_t blocks) {
     if constexpr (Format::kTable != nullptr) V::lookup(Format::kTable, u.codes, kBlock);
     for (int g = 0; g < kBlock / kGroup; ++g) {
       const auto scale = V::splat(u.scale[g]);
-      for (int i = g * kGroup; i < (g + 1) * kGroup; i += kLanes) {
+      for (int i = g * kGroup; i < (g + 1) * kGroup; i += V::kLanes) {
         auto y = V::load_i8(u.codes + i) * scale;
         if constexpr (Format::kHasMin) y = y - V::splat(u.min[g]);
         if constexpr (kStream) {
@@ -58,6 +58,7 @@ void decode_floats(const uint8_t* src, float* out, int64_t blocks, bool) noexcep
   if constexpr (Format::kInfo.block_bytes == 4) {
     memcpy(out, src, size_t(blocks) * 4);
   } else {
+    constexpr int kLanes = V::kLanes;
     constexpr bool kHalf = Format::kInfo.ggml_type == F16::kInfo.ggml_type;
     int64_t i = 0;
     for (; i + kLanes <= blocks; i += kLanes) {

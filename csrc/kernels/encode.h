@@ -1,4 +1,4 @@
-// Encoding: sixteen blocks at a time are transposed so that each lane holds one block, then the
+// Encoding: as many blocks as there are lanes are transposed so that each lane holds one, then the
 // format searches all of them at once. A short last batch repeats its last block.
 #pragma once
 
@@ -12,7 +12,8 @@ concept WeighsByRow = requires { Format::kRowMeanSquare; };
 // Sum of squares of each row divided by its length, one row per lane, in order of the columns.
 template <class V>
 KVANT_INLINE void row_mean_squares(const EncodeJob& job, float* out) {
-  alignas(64) float tile[16 * 16];
+  constexpr int kLanes = V::kLanes;
+  Tile<V, 16> tile;
   for (int first = 0; first < job.rows; first += kLanes) {
     auto sum = V::splat(0.0f);
     for (int64_t col = 0; col < job.cols; col += 16) {
@@ -21,7 +22,7 @@ KVANT_INLINE void row_mean_squares(const EncodeJob& job, float* out) {
         return job.x + r * job.row_stride + col;
       };
       V::transpose(row, 16, tile);
-      for (int i = 0; i < 16; ++i) sum = sum + V::load(tile + 16 * i) * V::load(tile + 16 * i);
+      for (int i = 0; i < 16; ++i) sum = sum + at<V>(tile, i) * at<V>(tile, i);
     }
     V::store(out + first, sum / V::splat(float(job.cols)));
   }
@@ -52,7 +53,7 @@ KVANT_INLINE void prefetch_ahead(const float* x, int count) {
   for (int i = 0; i < count; i += 16) __builtin_prefetch(x + kDistance + i, 0, 2);
 }
 
-// Sixteen blocks that follow each other, to one block per lane. Out of line: once per block size.
+// Blocks that follow each other, to one block per lane. Out of line: once per block size.
 template <class V, int kBlock>
 __attribute__((noinline)) void transpose_blocks(const float* blocks, float* out) noexcept {
   V::transpose([blocks](int lane) { return blocks + lane * kBlock; }, kBlock, out);
@@ -61,7 +62,7 @@ __attribute__((noinline)) void transpose_blocks(const float* blocks, float* out)
 template <class V, class Format, bool kWeighted>
 KVANT_INLINE void encode_run(const EncodeJob& job) {
   using Places = BlockPlaces<Format>;
-  constexpr int kBlock = Places::kBlock, kBytes = Places::kBytes;
+  constexpr int kBlock = Places::kBlock, kBytes = Places::kBytes, kLanes = V::kLanes;
   alignas(64) float x[kBlock * kLanes];
   alignas(64) float importance[kWeighted ? kBlock * kLanes : 1];
   alignas(64) float gathered[kBlock * kLanes];
@@ -107,7 +108,7 @@ void encode_blocks(const EncodeJob& job) noexcept {
 
 template <class V, class Format>
 void encode_floats(const EncodeJob& job) noexcept {
-  constexpr int kBytes = Format::kInfo.block_bytes;
+  constexpr int kBytes = Format::kInfo.block_bytes, kLanes = V::kLanes;
   for (int row = 0; row < job.rows; ++row) {
     const float* x = job.x + row * job.row_stride;
     uint8_t* out = job.out + row * job.out_stride;

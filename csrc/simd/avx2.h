@@ -10,6 +10,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int kParts = 2;
+  static constexpr int kWidth = 8;
   static constexpr bool kHasTables = false;
   using F = __m256;
   using I = __m256i;
@@ -78,8 +79,8 @@ struct Avx2 {
   // Two 4x4 transposes side by side: four rows of the low half of the lanes and four of the high.
   template <class Row>
   KVANT_INLINE void transpose(Row&& row, int first, float* out) {
-    for (int half = 0; half < kLanes; half += 8) {
-      for (int column = 0; column < kLanes; column += 4) {
+    for (int half = 0; half < 16; half += 8) {
+      for (int column = 0; column < 16; column += 4) {
         __m256 r[4];
         for (int k = 0; k < 4; ++k) {
           r[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(half + k) + first + column)),
@@ -87,11 +88,11 @@ struct Avx2 {
         }
         const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
         const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
-        float* o = out + column * kLanes + half;
+        float* o = out + column * 16 + half;
         _mm256_storeu_ps(o, _mm256_shuffle_ps(a, c, 0x44));
-        _mm256_storeu_ps(o + kLanes, _mm256_shuffle_ps(a, c, 0xee));
-        _mm256_storeu_ps(o + 2 * kLanes, _mm256_shuffle_ps(b, d, 0x44));
-        _mm256_storeu_ps(o + 3 * kLanes, _mm256_shuffle_ps(b, d, 0xee));
+        _mm256_storeu_ps(o + 16, _mm256_shuffle_ps(a, c, 0xee));
+        _mm256_storeu_ps(o + 2 * 16, _mm256_shuffle_ps(b, d, 0x44));
+        _mm256_storeu_ps(o + 3 * 16, _mm256_shuffle_ps(b, d, 0xee));
       }
     }
   }

@@ -10,6 +10,7 @@ namespace {
 
 struct Avx512Vnni {
   static constexpr int kParts = 1;
+  static constexpr int kWidth = 16;
   static constexpr bool kHasTables = true;
   using F = __m512;
   using I = __m512i;
@@ -77,7 +78,7 @@ struct Avx512Vnni {
   // Four 4x4 transposes side by side: register k holds rows k, k + 4, k + 8, k + 12.
   template <class Row>
   KVANT_INLINE void transpose(Row&& row, int first, float* out) {
-    for (int column = 0; column < kLanes; column += 4) {
+    for (int column = 0; column < 16; column += 4) {
       __m512 r[4];
       for (int k = 0; k < 4; ++k) {
         const int at = first + column;
@@ -88,11 +89,11 @@ struct Avx512Vnni {
       }
       const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
       const __m512 c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
-      float* o = out + column * kLanes;
+      float* o = out + column * 16;
       _mm512_storeu_ps(o, _mm512_shuffle_ps(a, c, 0x44));
-      _mm512_storeu_ps(o + kLanes, _mm512_shuffle_ps(a, c, 0xee));
-      _mm512_storeu_ps(o + 2 * kLanes, _mm512_shuffle_ps(b, d, 0x44));
-      _mm512_storeu_ps(o + 3 * kLanes, _mm512_shuffle_ps(b, d, 0xee));
+      _mm512_storeu_ps(o + 16, _mm512_shuffle_ps(a, c, 0xee));
+      _mm512_storeu_ps(o + 2 * 16, _mm512_shuffle_ps(b, d, 0x44));
+      _mm512_storeu_ps(o + 3 * 16, _mm512_shuffle_ps(b, d, 0xee));
     }
   }
 

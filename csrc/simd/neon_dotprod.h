@@ -10,6 +10,7 @@ namespace {
 
 struct NeonDotprod {
   static constexpr int kParts = 4;
+  static constexpr int kWidth = 4;
   static constexpr bool kHasTables = false;
   using F = float32x4_t;
   using I = int32x4_t;
@@ -78,17 +79,17 @@ struct NeonDotprod {
 
   template <class Row>
   KVANT_INLINE void transpose(Row&& row, int first, float* out) {
-    for (int quarter = 0; quarter < kLanes; quarter += 4) {
-      for (int column = 0; column < kLanes; column += 4) {
+    for (int quarter = 0; quarter < 16; quarter += 4) {
+      for (int column = 0; column < 16; column += 4) {
         const float32x4x2_t ab = vtrnq_f32(vld1q_f32(row(quarter) + first + column),
                                            vld1q_f32(row(quarter + 1) + first + column));
         const float32x4x2_t cd = vtrnq_f32(vld1q_f32(row(quarter + 2) + first + column),
                                            vld1q_f32(row(quarter + 3) + first + column));
-        float* o = out + column * kLanes + quarter;
+        float* o = out + column * 16 + quarter;
         vst1q_f32(o, vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0])));
-        vst1q_f32(o + kLanes, vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));
-        vst1q_f32(o + 2 * kLanes, vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0])));
-        vst1q_f32(o + 3 * kLanes, vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
+        vst1q_f32(o + 16, vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));
+        vst1q_f32(o + 2 * 16, vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0])));
+        vst1q_f32(o + 3 * 16, vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
       }
     }
   }

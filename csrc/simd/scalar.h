@@ -1,4 +1,4 @@
-// The scalar ISA: one lane per part, plain C++. It is compiled without the auto-vectorizer, so
+// The scalar ISA: one lane, plain C++. It is compiled without the auto-vectorizer, so
 // that "scalar" is what it says, and it is the oracle of every other ISA.
 #pragma once
 
@@ -11,7 +11,8 @@ namespace kvant {
 namespace {
 
 struct Scalar {
-  static constexpr int kParts = kLanes;
+  static constexpr int kParts = 1;
+  static constexpr int kWidth = 1;
   static constexpr bool kHasTables = false;
   using F = float;
   using I = int32_t;
@@ -68,14 +69,12 @@ struct Scalar {
 
   template <class Row>
   KVANT_INLINE void transpose(Row&& row, int first, float* out) {
-    for (int i = 0; i < kLanes; ++i) {
-      for (int lane = 0; lane < kLanes; ++lane) out[i * kLanes + lane] = row(lane)[first + i];
-    }
+    memcpy(out, row(0) + first, 16 * sizeof(float));
   }
 
-  KVANT_INLINE void store_quads(uint8_t* out, int part, I a, I b, I c, I d) {
+  KVANT_INLINE void store_quads(uint8_t* out, int, I a, I b, I c, I d) {
     const I words[4] = {a, b, c, d};
-    memcpy(out + (part % 4 * 4 + part / 4) * 16, words, 16);
+    memcpy(out, words, 16);
   }
 
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {

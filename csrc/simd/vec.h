@@ -1,7 +1,8 @@
-// The one vector shape kernels are written for: 16 lanes of f32 or i32, whatever the register.
+// The vector shape kernels are written for: kLanes lanes of f32 or i32, 16 on every SIMD ISA whatever
+// its registers, 1 on scalar.
 //
-// Wide<N> builds it from N::kParts native registers of an ISA tag N (scalar 16, NEON 4, AVX2 2,
-// AVX-512 1) and passes every operation on. The meaning of each operation is the one stated here
+// Wide<N> builds it from N::kParts native registers of N::kWidth lanes of an ISA tag N (NEON 4 x 4,
+// AVX2 2 x 8, AVX-512 1 x 16) and passes every operation on. The meaning of each operation is the one stated here
 // on every ISA, NaN and signed zero included:
 //   min(a, b) = a < b ? a : b, max(a, b) = a > b ? a : b  (so b when either is NaN or both equal)
 //   trunc(x)  = toward zero; NaN and what int32 cannot hold give INT32_MIN, as x86 does
@@ -16,13 +17,12 @@
 
 namespace kvant {
 
-constexpr int kLanes = 16;
-
 #define KVANT_EACH for (int p = 0; p < N::kParts; ++p)
 
 template <class N>
 struct Wide {
-  static constexpr int kWidth = kLanes / N::kParts;
+  static constexpr int kWidth = N::kWidth;
+  static constexpr int kLanes = N::kParts * N::kWidth;
   static constexpr bool kHasTables = N::kHasTables;
   using Native = N;
 
@@ -89,10 +89,10 @@ struct Wide {
   KVANT_INLINE I bits(F a) { I r; KVANT_EACH r.v[p] = N::bits(a.v[p]); return r; }
   KVANT_INLINE F from_bits(I a) { F r; KVANT_EACH r.v[p] = N::from_bits(a.v[p]); return r; }
 
-  // out[i][lane] = row(lane)[i] for i < count; count is a multiple of 16.
+  // out[i * kLanes + lane] = row(lane)[i] for i < count; count is a multiple of 16.
   template <class Row>
   KVANT_INLINE void transpose(Row&& row, int count, float* out) {
-    for (int i = 0; i < count; i += kLanes) N::transpose(row, i, out + size_t(i) * kLanes);
+    for (int i = 0; i < count; i += 16) N::transpose(row, i, out + size_t(i) * kLanes);
   }
 
   // Four words of every lane: those of lane 4q + j go to out + (4j + q) * 16.
@@ -103,7 +103,7 @@ struct Wide {
   // table[index], index in 0..31; only where kHasTables.
   KVANT_INLINE F table32(const float* table, I index) { F r; KVANT_EACH r.v[p] = N::table32(table, index.v[p]); return r; }
 
-  // Values of 16 codes that index a 16-entry table, in place: codes[i] = table[codes[i]].
+  // Codes that index a 16-entry table, in place: codes[i] = table[codes[i]].
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) { N::lookup(table, codes, count); }
 };
 

@@ -84,7 +84,7 @@ def formats() -> tuple[FormatInfo, ...]:
     ['q4_0', 'q4_k', 'iq4_nl', 'nvfp4']
     """
     return tuple(
-        FormatInfo(name, number, *rest) for number, (name, *rest) in enumerate(_core.formats())
+        FormatInfo(row[0], number, *row[1:]) for number, row in enumerate(_core.formats())
     )
 
 
