@@ -13,20 +13,20 @@ namespace {
 // read memory once; encoders that weigh whole rows want several rows at a time.
 constexpr int64_t kTaskElements = 8 * 1024;
 constexpr int64_t kRowTaskElements = 64 * 1024;
+// Of one decoding task: it ends with a fence when it writes around the caches.
+constexpr int64_t kDecodeTaskElements = 32 * 1024;
 // Results larger than this are written around the caches.
 constexpr int64_t kStreamBytes = int64_t(8) << 20;
 
-// Rectangles of a matrix: `rows` x `cols` pieces, columns cut in multiples of `unit`.
+// Rectangles of a matrix.
 struct Tiling {
   int64_t rows, cols, tile_rows, tile_cols, across, count;
 
-  Tiling(int64_t rows_, int64_t cols_, int64_t unit, bool whole_rows) : rows(rows_), cols(cols_) {
-    tile_cols = cols;
-    if (!whole_rows && cols > kTaskElements) {
-      tile_cols = kTaskElements / unit * unit;
-      if (tile_cols == 0) tile_cols = unit;
-    }
-    tile_rows = tile_cols > 0 ? (whole_rows ? kRowTaskElements : kTaskElements) / tile_cols : 1;
+  // About `elements` to a tile; columns are cut only in multiples of kMaxBlock, and not at all when
+  // whole rows are wanted.
+  Tiling(int64_t rows_, int64_t cols_, int64_t elements, bool whole_rows) : rows(rows_), cols(cols_) {
+    tile_cols = !whole_rows && cols > elements ? elements / kMaxBlock * kMaxBlock : cols;
+    tile_rows = tile_cols > 0 ? elements / tile_cols : 1;
     tile_rows = tile_rows < 1 ? 1 : tile_rows > kMaxEncodeRows ? kMaxEncodeRows : tile_rows;
     across = cols > 0 ? (cols + tile_cols - 1) / tile_cols : 0;
     count = (rows + tile_rows - 1) / tile_rows * across;
@@ -79,7 +79,7 @@ Status encode(const FloatRows& x, int32_t format, const Importance& importance, 
   const FormatInfo& info = kFormats.row[format];
   const int64_t out_stride = x.cols / info.block * info.block_bytes;
   const bool weighted = importance.data && info.uses_importance;
-  const Tiling tiling(x.rows, x.cols, kMaxBlock, weighted);
+  const Tiling tiling(x.rows, x.cols, weighted ? kRowTaskElements : kTaskElements, weighted);
   std::atomic<int64_t> bad{INT64_MAX};
   std::atomic<bool> no_memory{false};
   parallel_for(tiling.count, limit, [&](int64_t i) {
@@ -125,11 +125,17 @@ Status encode(const FloatRows& x, int32_t format, const Importance& importance, 
   return {};
 }
 
-Status decode(const PackedRows& packed, Float type, void* out, int limit) {
+Status decode(const PackedRows& whole, Float type, void* out, int limit) {
   const Kernels* k;
   if (const Status s = current_kernels(k); !s.ok()) return s;
-  const FormatInfo& info = kFormats.row[packed.format];
-  const Tiling tiling(packed.rows, packed.cols, kMaxBlock, false);
+  const FormatInfo& info = kFormats.row[whole.format];
+  PackedRows packed = whole;
+  if (!whole.index && whole.row_stride == whole.cols / info.block * info.block_bytes) {
+    // Rows that follow each other are one row.
+    packed.cols *= packed.rows;
+    packed.rows = packed.rows > 0 ? 1 : 0;
+  }
+  const Tiling tiling(packed.rows, packed.cols, kDecodeTaskElements, false);
   const bool large = packed.rows * packed.cols * 4 > kStreamBytes;
   const int narrow = type == Float::f16 ? 1 : 2;  // rows of f16 and bf16 in the format table
   static_assert(F16::kInfo.ggml_type == 1 && kFormats.row[1].block_bytes == 2 && kFormats.row[2].block_bytes == 2);
@@ -143,7 +149,7 @@ Status decode(const PackedRows& packed, Float type, void* out, int limit) {
       if (type == Float::f32) {
         float* dst = static_cast<float*>(out) + offset;
         const bool aligned = reinterpret_cast<uintptr_t>(dst) % 64 == 0;
-        k->decode[packed.format](src, dst, blocks, large && aligned && info.block > 1);
+        k->decode[packed.format](src, dst, blocks, large && aligned);
       } else {
         float* scratch = static_cast<float*>(thread_scratch(size_t(t.cols) * 4));
         if (!scratch) return no_memory.store(true);
@@ -162,7 +168,7 @@ Status row_errors(const FloatRows& x, const PackedRows& packed, const Importance
   const Kernels* k;
   if (const Status s = current_kernels(k); !s.ok()) return s;
   const FormatInfo& info = kFormats.row[packed.format];
-  const Tiling tiling(x.rows, x.cols, kMaxBlock, true);
+  const Tiling tiling(x.rows, x.cols, kRowTaskElements, true);
   std::atomic<bool> no_memory{false};
   parallel_for(tiling.count, limit, [&](int64_t i) {
     const Tiling::Tile t = tiling[i];
@@ -182,7 +188,7 @@ Status first_invalid_block(const PackedRows& packed, int limit, int64_t& block) 
   const Kernels* k;
   if (const Status s = current_kernels(k); !s.ok()) return s;
   const FormatInfo& info = kFormats.row[packed.format];
-  const Tiling tiling(packed.rows, packed.cols, kMaxBlock, false);
+  const Tiling tiling(packed.rows, packed.cols, kTaskElements, false);
   std::atomic<int64_t> bad{INT64_MAX};
   parallel_for(tiling.count, limit, [&](int64_t i) {
     const Tiling::Tile t = tiling[i];

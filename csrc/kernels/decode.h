@@ -15,10 +15,14 @@ KVANT_INLINE void canonicalize_nan(float* x, int count) {
   }
 }
 
+constexpr int kPrefetchBytes = 2048;
+
 template <class V, class Format, bool kStream>
 KVANT_INLINE void decode_run(const uint8_t* src, float* out, int64_t blocks) {
   constexpr int kBlock = Format::kInfo.block, kGroup = Format::kInfo.group;
   for (int64_t b = 0; b < blocks; ++b, src += Format::kInfo.block_bytes, out += kBlock) {
+    // A block or more ahead, so that the next codes are there when they are wanted.
+    for (int i = 0; i < Format::kInfo.block_bytes; i += 64) __builtin_prefetch(src + kPrefetchBytes + i);
     UnpackedOf<Format> u;
     Format::unpack(src, u);
     if constexpr (Format::kTable != nullptr) V::lookup(Format::kTable, u.codes, kBlock);
@@ -54,21 +58,35 @@ void decode_blocks(const uint8_t* src, float* out, int64_t blocks, bool stream) 
 }
 
 template <class V, class Format>
-void decode_floats(const uint8_t* src, float* out, int64_t blocks, bool) noexcept {
-  if constexpr (Format::kInfo.block_bytes == 4) {
-    memcpy(out, src, size_t(blocks) * 4);
-  } else {
-    constexpr int kLanes = V::kLanes;
-    constexpr bool kHalf = Format::kInfo.ggml_type == F16::kInfo.ggml_type;
-    int64_t i = 0;
-    for (; i + kLanes <= blocks; i += kLanes) {
+void decode_floats(const uint8_t* src, float* out, int64_t blocks, bool stream) noexcept {
+  constexpr int kLanes = V::kLanes, kBytes = Format::kInfo.block_bytes;
+  constexpr bool kHalf = Format::kInfo.ggml_type == F16::kInfo.ggml_type;
+  const auto widen = [](const uint8_t* p) {
+    if constexpr (kBytes == 4) {
+      float x[kLanes];
+      memcpy(x, p, sizeof x);
+      return V::load(x);
+    } else {
       uint16_t h[kLanes];
-      memcpy(h, src + 2 * i, sizeof h);
-      V::store(out + i, kHalf ? V::load_f16(h) : V::load_bf16(h));
+      memcpy(h, p, sizeof h);
+      return kHalf ? V::load_f16(h) : V::load_bf16(h);
     }
-    for (; i < blocks; ++i) {
-      const uint16_t h = load_u16(src + 2 * i);
-      out[i] = kHalf ? f16_to_f32(h) : bf16_to_f32(h);
+  };
+  int64_t i = 0;
+  if (stream) {
+    for (; i + kLanes <= blocks; i += kLanes) {
+      __builtin_prefetch(src + kBytes * i + kPrefetchBytes);
+      V::stream(out + i, widen(src + kBytes * i));
+    }
+    V::fence();
+  } else {
+    for (; i + kLanes <= blocks; i += kLanes) V::store(out + i, widen(src + kBytes * i));
+  }
+  for (; i < blocks; ++i) {
+    if constexpr (kBytes == 4) {
+      memcpy(out + i, src + 4 * i, 4);
+    } else {
+      out[i] = kHalf ? f16_to_f32(load_u16(src + 2 * i)) : bf16_to_f32(load_u16(src + 2 * i));
     }
   }
 }
