@@ -14,10 +14,8 @@ struct Q2_K {
 
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q2_K>& u) {
     const float d = load_f16_field(block + 80), dmin = load_f16_field(block + 82);
-    for (int j = 0; j < 16; ++j) {
-      u.scale[j] = d * float(block[j] & 15);
-      u.min[j] = dmin * float(block[j] >> 4);
-    }
+    for (int j = 0; j < 16; ++j) u.scale[j] = d * float(block[j] & 15);
+    for (int j = 0; j < 16; ++j) u.min[j] = dmin * float(block[j] >> 4);
     unpack_pairs256(block + 16, u.codes);
   }
 

@@ -13,12 +13,11 @@ namespace kvant {
 // Twelve bytes: the low six bits of bytes 0-3 and 4-7 are scale and minimum of sub-blocks 0-3;
 // sub-blocks 4-7 take a nibble each of bytes 8-11 and the top bits of the first eight.
 KVANT_INLINE void unpack_six_bit_pairs(const uint8_t* b, uint8_t* scale, uint8_t* min) {
-  for (int j = 0; j < 4; ++j) {
-    scale[j] = b[j] & 63;
-    min[j] = b[j + 4] & 63;
-    scale[j + 4] = uint8_t((b[j + 8] & 15) | (b[j] >> 6) << 4);
-    min[j + 4] = uint8_t((b[j + 8] >> 4) | (b[j + 4] >> 6) << 4);
-  }
+  // Four bytes at a time.
+  const uint32_t low = load_u32(b), middle = load_u32(b + 4), high = load_u32(b + 8);
+  const auto joined = [](uint32_t first, uint32_t second) { return first | uint64_t(second) << 32; };
+  store_u64(scale, joined(low & 0x3f3f3f3fu, (high & 0x0f0f0f0fu) | (low >> 2 & 0x30303030u)));
+  store_u64(min, joined(middle & 0x3f3f3f3fu, (high >> 4 & 0x0f0f0f0fu) | (middle >> 2 & 0x30303030u)));
 }
 
 KVANT_INLINE void pack_six_bit_pairs(const uint8_t* scale, const uint8_t* min, uint8_t* b) {
@@ -30,13 +29,11 @@ KVANT_INLINE void pack_six_bit_pairs(const uint8_t* scale, const uint8_t* min, u
 }
 
 KVANT_INLINE void unpack_k4_scales(const uint8_t* block, float* scale, float* min) {
-  uint8_t sc[8], m[8];
+  alignas(8) uint8_t sc[8], m[8];
   const float d = load_f16_field(block), dmin = load_f16_field(block + 2);
   unpack_six_bit_pairs(block + 4, sc, m);
-  for (int j = 0; j < 8; ++j) {
-    scale[j] = d * float(sc[j]);
-    min[j] = dmin * float(m[j]);
-  }
+  for (int j = 0; j < 8; ++j) scale[j] = d * float(sc[j]);
+  for (int j = 0; j < 8; ++j) min[j] = dmin * float(m[j]);
 }
 
 KVANT_INLINE void unpack_k4_nibbles(const uint8_t* packed, int8_t* codes) {
