@@ -1,7 +1,7 @@
-"""Writes csrc/formats/grids.h from the code books of kvant.reference (run by hand; a test compares).
+"""Writes csrc/formats/grids.h from the code books of kvant.reference; a test compares.
 
-    python tools/make_grids.py            # rewrite the header
-    python tools/make_grids.py --print    # to standard output
+python tools/make_grids.py            # rewrite the header
+python tools/make_grids.py --print    # to standard output
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ struct Book {
 };
 
 template <class Word, int kBits, int n>
-constexpr Book<Word, n> expand_book(const uint16_t (&packed)[n], const int8_t (&levels)[1 << kBits]) {
+constexpr Book<Word, n> expand_book(const uint16_t (&packed)[n],
+                                    const int8_t (&levels)[1 << kBits]) {
   Book<Word, n> book{};
   for (int i = 0; i < n; ++i) {
     for (unsigned c = 0; c < sizeof(Word); ++c) {
@@ -62,7 +63,9 @@ def header() -> str:
             f"\nconstexpr uint16_t k{title}Packed[{book.points}] = {{\n"
             + "\n".join(rows)
             + f"\n}};\nconstexpr int8_t k{title}Levels[{1 << bits}] = "
-            + "{" + ", ".join(map(str, levels)) + "};\n"
+            + "{"
+            + ", ".join(map(str, levels))
+            + "};\n"
             + f"constexpr Book<{word}, {book.points}> k{title} = "
             + f"expand_book<{word}, {bits}>(k{title}Packed, k{title}Levels);\n"
         )

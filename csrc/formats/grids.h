@@ -12,7 +12,8 @@ struct Book {
 };
 
 template <class Word, int kBits, int n>
-constexpr Book<Word, n> expand_book(const uint16_t (&packed)[n], const int8_t (&levels)[1 << kBits]) {
+constexpr Book<Word, n> expand_book(const uint16_t (&packed)[n],
+                                    const int8_t (&levels)[1 << kBits]) {
   Book<Word, n> book{};
   for (int i = 0; i < n; ++i) {
     for (unsigned c = 0; c < sizeof(Word); ++c) {

@@ -1,4 +1,4 @@
-"""Typed errors. Messages read `[function] expected X, got Y`; inputs and files are left untouched."""
+"""Typed errors: `[function] expected X, got Y`; inputs and files are left untouched."""
 
 from __future__ import annotations
 

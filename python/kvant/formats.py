@@ -63,7 +63,8 @@ class FormatInfo:
         """
         if cols < 0 or cols % self.block:
             raise ShapeError(
-                f"[row_bytes] expected a multiple of {self.block} elements ({self.name}), got {cols}"
+                f"[row_bytes] expected a multiple of {self.block} elements ({self.name}), "
+                f"got {cols}"
             )
         return cols // self.block * self.block_bytes
 
@@ -83,9 +84,7 @@ def formats() -> tuple[FormatInfo, ...]:
     >>> [f.name for f in kvant.formats() if f.bits_per_weight == 4.5]
     ['q4_0', 'q4_k', 'iq4_nl', 'nvfp4']
     """
-    return tuple(
-        FormatInfo(row[0], number, *row[1:]) for number, row in enumerate(_core.formats())
-    )
+    return tuple(FormatInfo(row[0], number, *row[1:]) for number, row in enumerate(_core.formats()))
 
 
 @cache

@@ -133,7 +133,9 @@ class QTensor:
         if self.ndim < 2:
             raise ShapeError("[QTensor] expected two or more axes to index, got one (it is packed)")
         if isinstance(index, bool) or not isinstance(index, int | np.integer | slice):
-            raise ShapeError(f"[QTensor] expected an index or slice of the first axis, got {index!r}")
+            raise ShapeError(
+                f"[QTensor] expected an index or slice of the first axis, got {index!r}"
+            )
         data = self.data[index]
         return QTensor(data, self.format, (*data.shape[:-1], self.shape[-1]))
 
@@ -214,7 +216,7 @@ class QTensor:
         return result
 
     def _matrix(self) -> NDArray[np.uint8]:
-        """The packed rows as a matrix; copied only when the axes before the last are strided oddly."""
+        """The packed rows as a matrix; copied only when the other axes are strided oddly."""
         matrix = self.data.reshape(math.prod(self.shape[:-1]), self.data.shape[-1])
         if matrix.shape[0] > 1 and matrix.strides[0] < 0:
             return np.ascontiguousarray(matrix)

@@ -242,7 +242,11 @@ def validate(q: QTensor, *, threads: int | None = None) -> None:
     if block < 0:
         return
     per_row = cols // q.info.block
-    row = tuple(int(i) for i in np.unravel_index(block // per_row, q.shape[:-1])) if q.ndim > 1 else ()
+    row = (
+        tuple(int(i) for i in np.unravel_index(block // per_row, q.shape[:-1]))
+        if q.ndim > 1
+        else ()
+    )
     what = "finite numbers" if q.info.block == 1 else "finite scales"
     raise FormatError(
         f"[validate] expected {what} ({q.format}), got block {block % per_row} of row {row}"

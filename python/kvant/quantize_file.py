@@ -204,7 +204,7 @@ def output_metadata(
     matrix_path: str | None = None,
 ) -> dict[str, Any]:
     """The metadata of the quantized file: the source's, and what says how it was made."""
-    own = {
+    own: dict[str, Any] = {
         "general.quantization_version": _QUANTIZATION_VERSION,
         "general.file_type": np.uint32(chosen.file_type),
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from kvant.reference import FORMATS, decode, encode
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()

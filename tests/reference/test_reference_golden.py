@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from kvant.reference import FORMATS, decode, encode
 
 GOLDEN = Path(__file__).parents[1] / "golden"

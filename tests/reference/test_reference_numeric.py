@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kvant.reference import decode, encode
 from kvant.reference.fp4 import e4m3_byte, exponent_byte, nearest_code
 from kvant.reference.grids import BOOKS, grid

@@ -11,9 +11,10 @@ import warnings
 
 import numpy as np
 import pytest
-from distributions import NAMES, distribution, importance
 from hypothesis import given
 from hypothesis import strategies as st
+
+from distributions import NAMES, distribution, importance
 from kvant.reference import FORMATS, decode, encode
 
 gguf = pytest.importorskip("gguf")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from distributions import NAMES, distribution, importance
 from hypothesis import given
 from hypothesis import strategies as st
+
+from distributions import NAMES, distribution, importance
 from kvant.reference import FORMATS, decode, encode
 
 CODERS = [name for name in FORMATS if FORMATS[name].can_encode]

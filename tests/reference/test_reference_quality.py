@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from distributions import distribution, importance
 from kvant.reference import decode, encode, quant_error
 

@@ -36,8 +36,7 @@ def swiglu(gate: Array, up: Array) -> Array:
     """`silu(gate) * up`."""
     # exp overflows to infinity for very negative gates, and gate / inf is the right zero.
     with np.errstate(over="ignore"):
-        y: Array = gate / (np.float32(1) + np.exp(-gate)) * up
-    return y
+        return np.asarray(gate / (np.float32(1) + np.exp(-gate)) * up, np.float32)
 
 
 def rope_angles(

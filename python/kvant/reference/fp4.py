@@ -46,9 +46,7 @@ def power_scale(byte: U8) -> F32:
 def _e4m3_table() -> F32:
     byte = np.arange(256)
     exponent, mantissa = byte >> 3 & 15, byte & 7
-    raw = np.where(
-        exponent == 0, mantissa * 2.0**-9, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0)
-    )
+    raw = np.where(exponent == 0, mantissa * 2.0**-9, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0))
     raw[[0x00, 0x7F]] = 0
     return f32(raw * 0.5)
 

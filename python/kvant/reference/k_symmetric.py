@@ -76,9 +76,9 @@ class Q3_K(Format):  # noqa: N801
     def encode_blocks(self, x: F32, weights: Weights | None) -> U8:
         d, sc, searched = self.scales(x, weights)
         codes = _round_codes(x, d, sc - 32, searched, 4)
-        high = np.packbits(
-            (codes > 3).reshape(-1, 8, 32), axis=1, bitorder="little"
-        ).reshape(-1, 32)
+        high = np.packbits((codes > 3).reshape(-1, 8, 32), axis=1, bitorder="little").reshape(
+            -1, 32
+        )
         nibbles = low_byte((sc[:, :8] & 15) | (sc[:, 8:] & 15) << 4)
         upper = (sc >> 4).reshape(-1, 4, 4) << np.array([0, 2, 4, 6], np.int32)[:, None]
         pairs = low_byte(np.bitwise_or.reduce(upper, axis=1))

@@ -112,6 +112,7 @@ def make_qkx(
     for i in range(1, x.shape[0]):
         sum_w = sum_w + weights[i]
         sum_x = sum_x + wx[i]
+
     def error(scale: F32, minimum: F32, levels: F32) -> F32:
         miss = scale * levels + minimum - x
         return ordered_sum(weights * (np.abs(miss) if absolute else miss * miss))
