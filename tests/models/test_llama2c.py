@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from random_models import random_model
 from scoring import perplexity
-from support import shared_path
 
 from kvant.errors import ModelError
 from kvant.models import Model, load_llama2c
+from support import shared_path
 
 _KINDS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm")
 _FEED_FORWARD = ("ffn_gate", "ffn_down", "ffn_up")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from scoring import perplexity
-from support import shared_path
 
 from kvant import models
+from support import shared_path
 
 
 @pytest.mark.parametrize(("name", "expected"), [("tiny-moe", 37.01104), ("novels-dense", 55.78639)])
