@@ -126,7 +126,8 @@ int32_t kvant_row_errors(int32_t format, const uint8_t* data, int64_t data_row_s
                          const float* importance, int64_t rows_per_vector, kvant_row_error* out,
                          int32_t threads);
 
-/* Looks for blocks that no encoder writes (scales that are not finite, codes outside the format).
+/* Looks for blocks whose scale is not a finite number of the format (for mxfp4 the exponent 255, for
+ * nvfp4 scale bytes from 0x7f on).
  * block receives the index of the first, else -1. */
 int32_t kvant_validate(int32_t format, const uint8_t* data, int64_t row_stride, int64_t rows, int64_t cols,
                        int32_t threads, int64_t* block);

@@ -41,7 +41,7 @@ Status decode(const PackedRows& packed, Float type, void* out, int limit);
 Status row_errors(const FloatRows& x, const PackedRows& packed, const Importance& importance, RowError* out,
                   int limit);
 
-// Index of the first block that holds what no encoder writes, or -1.
+// Index of the first block whose scale is not a finite number of the format, or -1.
 Status first_invalid_block(const PackedRows& packed, int limit, int64_t& block);
 
 }  // namespace kvant

@@ -84,6 +84,9 @@ struct MXFP4 {
     unpack_nibbles32(block + 1, u.codes);
   }
 
+  // The exponent 255 is NaN to every other reader.
+  KVANT_INLINE bool valid(const uint8_t* block) { return block[0] != 0xff; }
+
   // floor(log2f(amax)) as glibc rounds it: log2f is correctly rounded up here for the last values
   // below a power of two, from 2^k (1 - ulps * 2^-24) on, where ulps grows with |k|.
   KVANT_INLINE int floor_log2(float amax) {
@@ -150,6 +153,11 @@ struct NVFP4 {
       const uint64_t packed = load_u64(block + 4 + 8 * s);
       store_codes16(u.codes + 16 * s, join_words(packed, packed >> 4) & 15);
     }
+  }
+
+  // 0x7f is NaN to every other reader, and bit 7 lies outside the unsigned scale.
+  KVANT_INLINE bool valid(const uint8_t* block) {
+    return block[0] < 0x7f && block[1] < 0x7f && block[2] < 0x7f && block[3] < 0x7f;
   }
 
   template <class V, bool kWeighted>

@@ -1,4 +1,4 @@
-// Looking for what must not be there: NaN and infinity in weights, scales no encoder writes.
+// Looking for what must not be there: NaN and infinity in weights and scales.
 #pragma once
 
 #include "kernels/decode.h"

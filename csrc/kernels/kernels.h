@@ -33,7 +33,7 @@ struct Kernels {
   void (*encode[kFormatCount])(const EncodeJob&) noexcept;
   // stream: write around the caches; out is then aligned to 64 bytes.
   void (*decode[kFormatCount])(const uint8_t* src, float* out, int64_t blocks, bool stream) noexcept;
-  // Index of the first block that holds what no encoder writes, or -1.
+  // Index of the first block whose scale is not a finite number of the format, or -1.
   int64_t (*first_invalid[kFormatCount])(const uint8_t* src, int64_t blocks) noexcept;
   // Index of the first NaN or infinity, or -1.
   int64_t (*first_nonfinite)(const void* x, Float type, int64_t count) noexcept;

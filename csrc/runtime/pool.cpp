@@ -179,7 +179,7 @@ int default_threads() {
   if (const char* text = getenv("KVANT_THREADS"); text && *text) {
     char* end = nullptr;
     const long n = strtol(text, &end, 10);
-    if (*end == '\0' && n > 0 && n <= kMaxThreads) return int(n);
+    if (*end == '\0' && n > 0) return clamp_threads(n > kMaxThreads ? kMaxThreads : int(n));
   }
   const int cores = physical_cores(), quota = quota_cores();
   return clamp_threads(cores < quota ? cores : quota);

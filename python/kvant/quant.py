@@ -213,7 +213,11 @@ def _errors(sums: NDArray[np.float64], count: int, shape: Any) -> QuantError:
 
 
 def validate(q: QTensor, *, threads: int | None = None) -> None:
-    """Refuse packed data with scales that are not finite or codes outside the format.
+    """Refuse packed data with a scale that is not a finite number of its format.
+
+    For mxfp4 that is the exponent 255, for nvfp4 scale bytes from 0x7f on: decoding takes them,
+    as ggml does, but other readers call them NaN. (ggml's mxfp4 encoder, and so ours, writes 255
+    for blocks whose largest magnitude lies in [2^-126, 2^-125).)
 
     Raises
     ------
