@@ -54,9 +54,10 @@ KVANT_INLINE uint16_t f32_to_f16(float x) {
 KVANT_INLINE float bf16_to_f32(uint16_t h) { return float_of(uint32_t(h) << 16); }
 
 KVANT_INLINE uint16_t f32_to_bf16(float x) {
+  // Both cases computed and one chosen, so that loops over it become vectors.
   const uint32_t u = bits_of(x);
-  if ((u & 0x7fffffff) > 0x7f800000) return uint16_t((u >> 16) | 64);
-  return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+  const uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16, quiet = (u >> 16) | 64;
+  return uint16_t((u & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
 }
 
 }  // namespace kvant

@@ -48,16 +48,20 @@ struct Q2_0 {
 
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q2_0>& u) {
     u.scale[0] = u.scale[1] = load_f16_field(block);
-    for (int j = 0; j < 4; ++j) {
-      uint64_t quads[4];
-      for (int k = 0; k < 4; ++k) {
-        // The four pairs of a byte moved to a byte each.
-        const uint64_t b = block[2 + 4 * j + k];
-        quads[k] = (b | b << 6 | b << 12 | b << 18) & 0x03030303u;
-      }
-      const Bytes16 v = join_words(quads[0] | quads[1] << 32, quads[2] | quads[3] << 32);
-      store_codes16(u.codes + 16 * j, v - 1);
-    }
+    const Bytes16 packed = load_bytes16(block + 2);
+    unpack_quarter<0>(packed, u.codes);
+    unpack_quarter<4>(packed, u.codes);
+    unpack_quarter<8>(packed, u.codes);
+    unpack_quarter<12>(packed, u.codes);
+  }
+
+  // Bytes b .. b + 3: each four times, one of its pairs kept in each copy and moved down.
+  template <int b>
+  KVANT_INLINE void unpack_quarter(Bytes16 packed, int8_t* codes) {
+    const Bytes16 keep = {3, 12, 48, 192, 3, 12, 48, 192, 3, 12, 48, 192, 3, 12, 48, 192};
+    const Bytes16 v = keep & __builtin_shufflevector(packed, packed, b, b, b, b, b + 1, b + 1, b + 1, b + 1, b + 2,
+                                                     b + 2, b + 2, b + 2, b + 3, b + 3, b + 3, b + 3);
+    store_codes16(codes + 4 * b, ((v | v >> 2 | v >> 4 | v >> 6) & 3) - 1);
   }
 
   template <class V, bool kWeighted>

@@ -15,7 +15,7 @@ KVANT_INLINE void canonicalize_nan(float* x, int count) {
   }
 }
 
-constexpr int kPrefetchBytes = 2048;
+constexpr int kPrefetchBytes = 4096;
 
 template <class V, class Format, bool kStream>
 KVANT_INLINE void decode_run(const uint8_t* src, float* out, int64_t blocks) {

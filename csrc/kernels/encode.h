@@ -123,7 +123,14 @@ void encode_floats(const EncodeJob& job) noexcept {
       }
       for (; i < job.cols; ++i) store_u16(out + 2 * i, f32_to_f16(x[i]));
     } else {
-      for (int64_t i = 0; i < job.cols; ++i) store_u16(out + 2 * i, f32_to_bf16(x[i]));
+      constexpr int kRun = 32;
+      int64_t i = 0;
+      for (; i + kRun <= job.cols; i += kRun) {
+        uint16_t halves[kRun];
+        for (int k = 0; k < kRun; ++k) halves[k] = f32_to_bf16(x[i + k]);
+        memcpy(out + 2 * i, halves, sizeof halves);
+      }
+      for (; i < job.cols; ++i) store_u16(out + 2 * i, f32_to_bf16(x[i]));
     }
   }
 }
