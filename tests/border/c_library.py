@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import kvant
+from kvant import _core
 from support import ROOT
 
-PACKAGE = Path(kvant.__file__).parent
+# Beside the extension: an editable install keeps both apart from the Python files.
+PACKAGE = Path(_core.__file__).parent
 
 
 class Library(NamedTuple):
