@@ -32,13 +32,13 @@ def _isa_put_back() -> Iterator[None]:
 
 
 def timing(config: pytest.Config) -> bool:
-    """Whether this session times, rather than calls everything once."""
+    """Whether this run times, rather than calls everything once."""
     return bool(config.getoption("benchmark_enable") or not config.getoption("benchmark_disable"))
 
 
 @pytest.fixture(scope="session")
 def copy_bandwidth(request: pytest.FixtureRequest) -> float:
-    """Bytes a second that one thread copies in this session; 0 when nothing is timed."""
+    """Bytes a second that one thread copies in this run; 0 when nothing is timed."""
     if not timing(request.config):
         return 0.0
     return bandwidths(buffer(Settings().decode_mib << 20), rounds=7)["copy"] * 1e9

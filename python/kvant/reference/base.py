@@ -6,6 +6,7 @@ shape (n, block), `decode_blocks` takes bytes of shape (n, block_bytes).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,7 +31,7 @@ class Weights:
     row_square: F32
 
 
-class Format:
+class Format(ABC):
     """One storage format; a subclass states the sizes and the two functions on blocks."""
 
     name: ClassVar[str]
@@ -42,11 +43,11 @@ class Format:
 
     def encode_blocks(self, x: F32, weights: Weights | None) -> U8:
         """Bytes of shape (n, block_bytes) for f32 blocks of shape (n, block)."""
-        raise NotImplementedError
+        raise TypeError(f"{self.name} has no encoder")
 
+    @abstractmethod
     def decode_blocks(self, data: U8) -> F32:
         """f32 blocks of shape (n, block) for bytes of shape (n, block_bytes)."""
-        raise NotImplementedError
 
     def encode(self, x: ArrayLike, importance: ArrayLike | None = None) -> U8:
         """Encode rows: f32 [..., cols] to uint8 [..., cols / block * block_bytes]."""
