@@ -7,7 +7,3 @@
 #define KVANT_MEMBER inline __attribute__((always_inline))
 // For lambdas in functions that are no templates on V: [&](int l) KVANT_LAMBDA { ... }
 #define KVANT_LAMBDA __attribute__((always_inline))
-#define KVANT_ASSUME(condition) \
-  do {                          \
-    if (!(condition)) __builtin_unreachable(); \
-  } while (0)

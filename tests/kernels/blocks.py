@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from distributions import distribution
 from kvant.reference import FORMATS
 
 F32 = NDArray[np.float32]
@@ -18,6 +19,11 @@ seeds = st.integers(0, 2**20)
 # Around the 16 lanes of a batch, and around the 256 rows of one kernel call.
 row_counts = st.one_of(st.integers(1, 5), st.sampled_from([7, 8, 9, 15, 16, 17, 31, 33]))
 block_counts = st.sampled_from([1, 2, 3, 5])
+
+
+def normal(*shape: int, seed: int = 0) -> F32:
+    """Normal numbers of any shape."""
+    return distribution("normal", int(np.prod(shape[:-1])), shape[-1], seed).reshape(shape)
 
 
 def cols_of(name: str, blocks: int) -> int:

@@ -7,23 +7,11 @@ import pickle
 
 import numpy as np
 import pytest
-from blocks import NAMES, cols_of, random_rows
+from blocks import NAMES, cols_of, normal, random_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
 import kvant
-from distributions import distribution
-
-
-def normal(*shape, seed=0):
-    return distribution("normal", int(np.prod(shape[:-1])), shape[-1], seed).reshape(shape)
-
-
-@pytest.fixture
-def table():
-    """Nine rows of q8_0, and what they decode to."""
-    q = kvant.quantize(normal(9, 64), "q8_0")
-    return q, q.dequantize()
 
 
 class TestWhatATensorIs:

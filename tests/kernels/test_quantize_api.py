@@ -5,22 +5,11 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from blocks import NAMES, cols_of, random_rows
+from blocks import NAMES, cols_of, normal, random_rows
 
 import kvant
-from distributions import distribution, importance
+from distributions import importance
 from kvant.reference import FORMATS, decode, encode
-
-
-def normal(*shape, seed=0):
-    return distribution("normal", int(np.prod(shape[:-1])), shape[-1], seed).reshape(shape)
-
-
-@pytest.fixture
-def table():
-    """Nine rows of q8_0, and what they decode to."""
-    q = kvant.quantize(normal(9, 64), "q8_0")
-    return q, q.dequantize()
 
 
 class TestLayouts:
