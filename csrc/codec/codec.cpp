@@ -82,16 +82,18 @@ Status encode(const FloatRows& x, int32_t format, const Importance& importance, 
   const Tiling tiling(x.rows, x.cols, weighted ? kRowTaskElements : kTaskElements, weighted);
   std::atomic<int64_t> bad{INT64_MAX};
   std::atomic<bool> no_memory{false};
+  const auto find_nonfinite = [&](const Tiling::Tile& t) {
+    for (int64_t r = t.row; r < t.row + t.rows; ++r) {
+      const int64_t found = k->first_nonfinite(at(x, r, t.col), x.type, t.cols);
+      if (found >= 0) return keep_smallest(bad, r * x.cols + t.col + found);
+    }
+  };
   parallel_for(tiling.count, limit, [&](int64_t i) {
     const Tiling::Tile t = tiling[i];
     float* scratch = nullptr;
     if (x.type != Float::f32) {
       scratch = static_cast<float*>(thread_scratch(size_t(t.rows * t.cols) * 4));
       if (!scratch) return no_memory.store(true);
-    }
-    for (int64_t r = 0; r < t.rows; ++r) {
-      const int64_t found = k->first_nonfinite(at(x, t.row + r, t.col), x.type, t.cols);
-      if (found >= 0) return keep_smallest(bad, (t.row + r) * x.cols + t.col + found);
     }
     // Rows that share an importance vector go to the kernel together.
     for (int64_t r = 0; r < t.rows;) {
@@ -114,7 +116,7 @@ Status encode(const FloatRows& x, int32_t format, const Importance& importance, 
         job.x = scratch + r * t.cols;
         job.row_stride = t.cols;
       }
-      k->encode[format](job);
+      if (!k->encode[format](job)) return find_nonfinite(t);
       r = end;
     }
   });
@@ -137,8 +139,6 @@ Status decode(const PackedRows& whole, Float type, void* out, int limit) {
   }
   const Tiling tiling(packed.rows, packed.cols, kDecodeTaskElements, false);
   const bool large = packed.rows * packed.cols * 4 > kStreamBytes;
-  const int narrow = type == Float::f16 ? 1 : 2;  // rows of f16 and bf16 in the format table
-  static_assert(F16::kInfo.ggml_type == 1 && kFormats.row[1].block_bytes == 2 && kFormats.row[2].block_bytes == 2);
   std::atomic<bool> no_memory{false};
   parallel_for(tiling.count, limit, [&](int64_t i) {
     const Tiling::Tile t = tiling[i];
@@ -154,8 +154,7 @@ Status decode(const PackedRows& whole, Float type, void* out, int limit) {
         float* scratch = static_cast<float*>(thread_scratch(size_t(t.cols) * 4));
         if (!scratch) return no_memory.store(true);
         k->decode[packed.format](src, scratch, blocks, false);
-        uint8_t* dst = static_cast<uint8_t*>(out) + offset * 2;
-        k->encode[narrow]({scratch, t.cols, nullptr, dst, t.cols * 2, 1, t.cols});
+        k->narrow(scratch, type, static_cast<uint16_t*>(out) + offset, t.cols);
       }
     }
   });

@@ -15,23 +15,39 @@ struct Q8_0 {
     memcpy(u.codes, block + 2, 32);
   }
 
-  template <class V, bool kWeighted>
-  KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
+  // As many blocks as there are lanes at a time, as they lie: all their largest magnitudes, one
+  // division for all, then the codes. Magnitudes are compared as integers, which order like them
+  // and show what is not finite.
+  template <class V>
+  KVANT_INLINE bool encode_row(const float* x, uint8_t* out, int64_t blocks) {
     using S = Search<V>;
-    using F = typename V::F;
-    const F d = S::largest(in.x, 32) / V::splat(127.0f);
-    const F id = V::select(d != S::zero(), V::splat(1.0f) / d, S::zero());
-    ByteTile<V, 32> codes;
-    for (int i = 0; i < 32; i += 4) {
-      codes.put(i / 4, S::round_away(at<V>(in.x, i) * id), S::round_away(at<V>(in.x, i + 1) * id),
-                S::round_away(at<V>(in.x, i + 2) * id), S::round_away(at<V>(in.x, i + 3) * id));
+    constexpr int kLanes = V::kLanes;
+    for (int64_t first = 0; first < blocks; first += kLanes, x += 32 * kLanes, out += 34 * kLanes) {
+      const int count = blocks - first < kLanes ? int(blocks - first) : kLanes;
+      typename V::I largest[kLanes];
+      for (int b = 0; b < kLanes; ++b) {
+        const float* block = x + 32 * (b < count ? b : count - 1);
+        largest[b] = V::splat_i(0);
+        for (int i = 0; i < 32; i += kLanes) {
+          largest[b] = V::imax(largest[b], V::bits(V::load(block + i)) & V::splat_i(0x7fffffff));
+        }
+      }
+      const auto magnitude = V::largest_of_each(largest);
+      const auto amax = V::from_bits(magnitude);
+      if (V::any(!(amax <= V::splat(3.40282347e+38f)))) return false;
+      const auto d = amax / V::splat(127.0f);
+      alignas(64) float id[kLanes];
+      V::store(id, V::select(d != S::zero(), V::splat(1.0f) / d, S::zero()));
+      const LaneHalves<V> halves(d);
+      for (int b = 0; b < count; ++b) {
+        store_u16(out + 34 * b, halves[b]);
+        const auto scale = V::splat(id[b]);
+        for (int i = 0; i < 32; i += kLanes) {
+          V::store_bytes(out + 34 * b + 2 + i, S::round_away(V::load(x + 32 * b + i) * scale));
+        }
+      }
     }
-    codes.finish();
-    const LaneHalves<V> halves(d);
-    for (int lane = 0; lane < count; ++lane, out += 34) {
-      store_u16(out, halves[lane]);
-      codes.read(lane, out + 2);
-    }
+    return true;
   }
 };
 

@@ -2,12 +2,50 @@
 // format searches all of them at once. A short last batch repeats its last block.
 #pragma once
 
-#include "kernels/kernels.h"
+#include "kernels/check.h"
 
 namespace kvant {
 
 template <class Format>
 concept WeighsByRow = requires { Format::kRowMeanSquare; };
+
+// A format that encodes blocks as they lie, and notices by itself what is not finite.
+template <class V, class Format>
+concept EncodesRows = requires(const float* x, uint8_t* out) { Format::template encode_row<V>(x, out, 1); };
+
+template <class V>
+KVANT_INLINE bool all_finite(const EncodeJob& job) {
+  for (int row = 0; row < job.rows; ++row) {
+    if (find_nonfinite<V>(job.x + row * job.row_stride, Float::f32, job.cols) >= 0) return false;
+  }
+  return true;
+}
+
+// One row of f32, f16 or bf16.
+template <class V, class Format>
+KVANT_INLINE void narrow_row(const float* x, uint8_t* out, int64_t count) {
+  constexpr int kBytes = Format::kInfo.block_bytes, kLanes = V::kLanes;
+  if constexpr (kBytes == 4) {
+    memcpy(out, x, size_t(count) * 4);
+  } else if constexpr (Format::kInfo.ggml_type == F16::kInfo.ggml_type) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+      uint16_t halves[kLanes];
+      V::store_f16(halves, V::load(x + i));
+      memcpy(out + 2 * i, halves, sizeof halves);
+    }
+    for (; i < count; ++i) store_u16(out + 2 * i, f32_to_f16(x[i]));
+  } else {
+    constexpr int kRun = 32;
+    int64_t i = 0;
+    for (; i + kRun <= count; i += kRun) {
+      uint16_t halves[kRun];
+      for (int k = 0; k < kRun; ++k) halves[k] = f32_to_bf16(x[i + k]);
+      memcpy(out + 2 * i, halves, sizeof halves);
+    }
+    for (; i < count; ++i) store_u16(out + 2 * i, f32_to_bf16(x[i]));
+  }
+}
 
 // Sum of squares of each row divided by its length, one row per lane, in order of the columns.
 template <class V>
@@ -99,39 +137,40 @@ KVANT_INLINE void encode_run(const EncodeJob& job) {
 }
 
 template <class V, class Format>
-void encode_blocks(const EncodeJob& job) noexcept {
-  if constexpr (Format::kInfo.uses_importance) {
-    if (job.importance) return encode_run<V, Format, true>(job);
+bool encode_blocks(const EncodeJob& job) noexcept {
+  if constexpr (EncodesRows<V, Format>) {
+    for (int row = 0; row < job.rows; ++row) {
+      if (!Format::template encode_row<V>(job.x + row * job.row_stride, job.out + row * job.out_stride,
+                                          job.cols / Format::kInfo.block)) {
+        return false;
+      }
+    }
+    return true;
+  } else {
+    if (!all_finite<V>(job)) return false;
+    if constexpr (Format::kInfo.uses_importance) {
+      if (job.importance) return encode_run<V, Format, true>(job), true;
+    }
+    return encode_run<V, Format, false>(job), true;
   }
-  encode_run<V, Format, false>(job);
 }
 
 template <class V, class Format>
-void encode_floats(const EncodeJob& job) noexcept {
-  constexpr int kBytes = Format::kInfo.block_bytes, kLanes = V::kLanes;
+bool encode_floats(const EncodeJob& job) noexcept {
+  if (!all_finite<V>(job)) return false;
   for (int row = 0; row < job.rows; ++row) {
-    const float* x = job.x + row * job.row_stride;
-    uint8_t* out = job.out + row * job.out_stride;
-    if constexpr (kBytes == 4) {
-      memcpy(out, x, size_t(job.cols) * 4);
-    } else if constexpr (Format::kInfo.ggml_type == F16::kInfo.ggml_type) {
-      int64_t i = 0;
-      for (; i + kLanes <= job.cols; i += kLanes) {
-        uint16_t halves[kLanes];
-        V::store_f16(halves, V::load(x + i));
-        memcpy(out + 2 * i, halves, sizeof halves);
-      }
-      for (; i < job.cols; ++i) store_u16(out + 2 * i, f32_to_f16(x[i]));
-    } else {
-      constexpr int kRun = 32;
-      int64_t i = 0;
-      for (; i + kRun <= job.cols; i += kRun) {
-        uint16_t halves[kRun];
-        for (int k = 0; k < kRun; ++k) halves[k] = f32_to_bf16(x[i + k]);
-        memcpy(out + 2 * i, halves, sizeof halves);
-      }
-      for (; i < job.cols; ++i) store_u16(out + 2 * i, f32_to_bf16(x[i]));
-    }
+    narrow_row<V, Format>(job.x + row * job.row_stride, job.out + row * job.out_stride, job.cols);
+  }
+  return true;
+}
+
+template <class V>
+void narrow_floats(const float* x, Float type, uint16_t* out, int64_t count) noexcept {
+  auto* bytes = reinterpret_cast<uint8_t*>(out);
+  if (type == Float::f16) {
+    narrow_row<V, F16>(x, bytes, count);
+  } else {
+    narrow_row<V, BF16>(x, bytes, count);
   }
 }
 

@@ -14,7 +14,7 @@ enum class Float : int32_t { f32 = 0, f16 = 1, bf16 = 2 };
 constexpr int kMaxEncodeRows = 256;
 
 struct EncodeJob {
-  const float* x;           // rows of `cols` floats, finite
+  const float* x;           // rows of `cols` floats
   int64_t row_stride;       // floats from row to row
   const float* importance;  // one weight per column, or null
   uint8_t* out;             // rows of packed blocks
@@ -30,7 +30,8 @@ struct RowError {
 
 struct Kernels {
   const char* name;
-  void (*encode[kFormatCount])(const EncodeJob&) noexcept;
+  // False if x holds a NaN or an infinity; what lies in out is then of no use.
+  bool (*encode[kFormatCount])(const EncodeJob&) noexcept;
   // stream: write around the caches; out is then aligned to 64 bytes.
   void (*decode[kFormatCount])(const uint8_t* src, float* out, int64_t blocks, bool stream) noexcept;
   // Index of the first block whose scale is not a finite number of the format, or -1.
@@ -38,6 +39,7 @@ struct Kernels {
   // Index of the first NaN or infinity, or -1.
   int64_t (*first_nonfinite)(const void* x, Float type, int64_t count) noexcept;
   void (*widen)(const uint16_t* x, Float type, float* out, int64_t count) noexcept;
+  void (*narrow)(const float* x, Float type, uint16_t* out, int64_t count) noexcept;
   void (*row_error)(const float* x, const float* y, const float* w, int64_t count, RowError& out) noexcept;
 };
 

@@ -8,7 +8,7 @@
 namespace kvant {
 
 template <class V, class Format>
-constexpr auto pick_encode() -> void (*)(const EncodeJob&) noexcept {
+constexpr auto pick_encode() -> bool (*)(const EncodeJob&) noexcept {
   if constexpr (!Format::kInfo.can_encode) {
     return nullptr;
   } else if constexpr (Format::kInfo.block == 1) {
@@ -35,6 +35,7 @@ constexpr Kernels fill_kernels(const char* name, TypeList<Formats...>) {
           {&first_invalid_block<V, Formats>...},
           &find_nonfinite<V>,
           &widen_floats<V>,
+          &narrow_floats<V>,
           &measure_row<V>};
 }
 

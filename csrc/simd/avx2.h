@@ -97,6 +97,26 @@ struct Avx2 {
     }
   }
 
+  // Halving trees: pairs of rows are interleaved and the halves compared.
+  KVANT_INLINE I largest_of_each(const I (&rows)[8]) {
+    I quarter[2];
+    for (int h = 0; h < 2; ++h) {
+      const I* r = rows + 4 * h;
+      const I ab = imax(_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[0], r[1]));
+      const I cd = imax(_mm256_unpacklo_epi32(r[2], r[3]), _mm256_unpackhi_epi32(r[2], r[3]));
+      quarter[h] = imax(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    }
+    return imax(_mm256_permute2x128_si256(quarter[0], quarter[1], 0x20),
+                _mm256_permute2x128_si256(quarter[0], quarter[1], 0x31));
+  }
+
+  KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[2]) {
+    const I low = isplat(255);
+    const I words = _mm256_packus_epi32(iand(a[0], low), iand(a[1], low));
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i*)out, _mm_shuffle_epi32(bytes, 0xd8));
+  }
+
   KVANT_INLINE void store_quads(uint8_t* out, int part, I a, I b, I c, I d) {
     const I ab = _mm256_unpacklo_epi32(a, b), cd = _mm256_unpacklo_epi32(c, d);
     const I AB = _mm256_unpackhi_epi32(a, b), CD = _mm256_unpackhi_epi32(c, d);

@@ -97,6 +97,27 @@ struct Avx512Vnni {
     }
   }
 
+  // Halving trees: pairs of rows are interleaved and the halves compared.
+  KVANT_INLINE I largest_of_each(const I (&rows)[16]) {
+    I quarter[4];
+    for (int h = 0; h < 4; ++h) {
+      const I* r = rows + 4 * h;
+      const I ab = imax(_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1]));
+      const I cd = imax(_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
+      quarter[h] = imax(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    }
+    I half[2];
+    for (int h = 0; h < 2; ++h) {
+      const I a = quarter[2 * h], b = quarter[2 * h + 1];
+      half[h] = imax(_mm512_shuffle_i32x4(a, b, 0x44), _mm512_shuffle_i32x4(a, b, 0xee));
+    }
+    return imax(_mm512_shuffle_i32x4(half[0], half[1], 0x88), _mm512_shuffle_i32x4(half[0], half[1], 0xdd));
+  }
+
+  KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[1]) {
+    _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(a[0]));
+  }
+
   KVANT_INLINE void store_quads(uint8_t* out, int, I a, I b, I c, I d) {
     const I ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
     const I AB = _mm512_unpackhi_epi32(a, b), CD = _mm512_unpackhi_epi32(c, d);

@@ -94,6 +94,16 @@ struct NeonDotprod {
     }
   }
 
+  KVANT_INLINE I largest_of_each(const I (&rows)[4]) {
+    return vpmaxq_s32(vpmaxq_s32(rows[0], rows[1]), vpmaxq_s32(rows[2], rows[3]));
+  }
+
+  KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[4]) {
+    const int16x8_t low = vuzp1q_s16(vreinterpretq_s16_s32(a[0]), vreinterpretq_s16_s32(a[1]));
+    const int16x8_t high = vuzp1q_s16(vreinterpretq_s16_s32(a[2]), vreinterpretq_s16_s32(a[3]));
+    vst1q_u8(out, vuzp1q_u8(vreinterpretq_u8_s16(low), vreinterpretq_u8_s16(high)));
+  }
+
   KVANT_INLINE void store_quads(uint8_t* out, int part, I a, I b, I c, I d) {
     const int32x4x2_t ab = vtrnq_s32(a, b), cd = vtrnq_s32(c, d);
     const I quads[4] = {vcombine_s32(vget_low_s32(ab.val[0]), vget_low_s32(cd.val[0])),

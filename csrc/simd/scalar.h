@@ -72,6 +72,9 @@ struct Scalar {
     memcpy(out, row(0) + first, 16 * sizeof(float));
   }
 
+  KVANT_INLINE I largest_of_each(const I (&rows)[1]) { return rows[0]; }
+  KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[1]) { *out = uint8_t(a[0]); }
+
   KVANT_INLINE void store_quads(uint8_t* out, int, I a, I b, I c, I d) {
     const I words[4] = {a, b, c, d};
     memcpy(out, words, 16);

@@ -95,6 +95,24 @@ struct Wide {
     for (int i = 0; i < count; i += 16) N::transpose(row, i, out + size_t(i) * kLanes);
   }
 
+  // Lane l of the result is the largest lane of a[l].
+  KVANT_INLINE I largest_of_each(const I (&a)[kLanes]) {
+    I r;
+    KVANT_EACH {
+      typename N::I rows[kWidth];
+      for (int l = 0; l < kWidth; ++l) {
+        const I& row = a[p * kWidth + l];
+        rows[l] = row.v[0];
+        for (int q = 1; q < N::kParts; ++q) rows[l] = N::imax(rows[l], row.v[q]);
+      }
+      r.v[p] = N::largest_of_each(rows);
+    }
+    return r;
+  }
+
+  // The low byte of every lane.
+  KVANT_INLINE void store_bytes(uint8_t* out, I a) { N::store_bytes(out, a.v); }
+
   // Four words of every lane: those of lane 4q + j go to out + (4j + q) * 16.
   KVANT_INLINE void store_quads(uint8_t* out, I a, I b, I c, I d) {
     KVANT_EACH N::store_quads(out, p, a.v[p], b.v[p], c.v[p], d.v[p]);
