@@ -1,13 +1,16 @@
-# The table of ISAs: name -> processor -> compile flags. Run-time detection is in csrc/isa/detect.cpp.
-# Each ISA is one object library of one file, built without link-time optimization so that no
-# instruction of it can move into code that runs everywhere.
+# The table of ISAs: name -> tag in csrc/simd/<name>.h -> processor -> compile flags. Run-time
+# detection is in csrc/isa/detect.cpp. Each ISA compiles every unit of csrc/isa/ into an object
+# library of its own, without link-time optimization, so that no instruction of it can move into code
+# that runs everywhere.
+set(KVANT_ISA_UNITS codec)
+
 function(kvant_add_isas target)
   set(table
-    # name          processor        flags
-    "scalar|any|-O2 -fno-tree-vectorize -fno-tree-slp-vectorize"
-    "avx2|x86_64|-O3 -mavx2 -mfma -mf16c"
-    "avx512vnni|x86_64|-O3 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -mprefer-vector-width=512"
-    "neon_dotprod|aarch64|-O3 -march=armv8.2-a+dotprod+fp16")
+    # name          tag        processor        flags
+    "scalar|Scalar|any|-O2 -fno-tree-vectorize -fno-tree-slp-vectorize"
+    "avx2|Avx2|x86_64|-O3 -mavx2 -mfma -mf16c"
+    "avx512vnni|Avx512Vnni|x86_64|-O3 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -mprefer-vector-width=512"
+    "neon_dotprod|NeonDotprod|aarch64|-O3 -march=armv8.2-a+dotprod+fp16")
 
   string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
   if(processor MATCHES "amd64|x86_64")
@@ -19,14 +22,18 @@ function(kvant_add_isas target)
   foreach(row IN LISTS table)
     string(REPLACE "|" ";" row "${row}")
     list(GET row 0 name)
-    list(GET row 1 wanted)
-    list(GET row 2 flags)
+    list(GET row 1 tag)
+    list(GET row 2 wanted)
+    list(GET row 3 flags)
     if(NOT wanted STREQUAL "any" AND NOT wanted STREQUAL processor)
       continue()
     endif()
     separate_arguments(flags)
-    add_library(kvant_isa_${name} OBJECT csrc/isa/${name}.cpp)
+    list(TRANSFORM KVANT_ISA_UNITS REPLACE "(.+)" "csrc/isa/\\1.cpp" OUTPUT_VARIABLE units)
+    add_library(kvant_isa_${name} OBJECT ${units})
     target_include_directories(kvant_isa_${name} PRIVATE csrc)
+    target_compile_definitions(kvant_isa_${name} PRIVATE
+      KVANT_ISA_NAME=${name} KVANT_ISA_TAG=${tag} KVANT_ISA_HEADER="simd/${name}.h")
     target_compile_options(kvant_isa_${name} PRIVATE
       ${KVANT_WARNINGS} -ffp-contract=off -fno-strict-aliasing -fno-exceptions -fno-rtti -fno-lto ${flags})
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

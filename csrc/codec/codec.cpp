@@ -66,7 +66,7 @@ void keep_smallest(std::atomic<int64_t>& smallest, int64_t value) {
 const float* as_f32(const Kernels& k, const FloatRows& x, int64_t row, int64_t col, int64_t count, float* scratch) {
   const uint8_t* p = at(x, row, col);
   if (x.type == Float::f32) return reinterpret_cast<const float*>(p);
-  k.widen(reinterpret_cast<const uint16_t*>(p), x.type, scratch, count);
+  k.codec->widen(reinterpret_cast<const uint16_t*>(p), x.type, scratch, count);
   return scratch;
 }
 
@@ -84,7 +84,7 @@ Status encode(const FloatRows& x, int32_t format, const Importance& importance, 
   std::atomic<bool> no_memory{false};
   const auto find_nonfinite = [&](const Tiling::Tile& t) {
     for (int64_t r = t.row; r < t.row + t.rows; ++r) {
-      const int64_t found = k->first_nonfinite(at(x, r, t.col), x.type, t.cols);
+      const int64_t found = k->codec->first_nonfinite(at(x, r, t.col), x.type, t.cols);
       if (found >= 0) return keep_smallest(bad, r * x.cols + t.col + found);
     }
   };
@@ -116,7 +116,7 @@ Status encode(const FloatRows& x, int32_t format, const Importance& importance, 
         job.x = scratch + r * t.cols;
         job.row_stride = t.cols;
       }
-      if (!k->encode[format](job)) return find_nonfinite(t);
+      if (!k->codec->encode[format](job)) return find_nonfinite(t);
       r = end;
     }
   });
@@ -149,12 +149,12 @@ Status decode(const PackedRows& whole, Float type, void* out, int limit) {
       if (type == Float::f32) {
         float* dst = static_cast<float*>(out) + offset;
         const bool aligned = reinterpret_cast<uintptr_t>(dst) % 64 == 0;
-        k->decode[packed.format](src, dst, blocks, large && aligned);
+        k->codec->decode[packed.format](src, dst, blocks, large && aligned);
       } else {
         float* scratch = static_cast<float*>(thread_scratch(size_t(t.cols) * 4));
         if (!scratch) return no_memory.store(true);
-        k->decode[packed.format](src, scratch, blocks, false);
-        k->narrow(scratch, type, static_cast<uint16_t*>(out) + offset, t.cols);
+        k->codec->decode[packed.format](src, scratch, blocks, false);
+        k->codec->narrow(scratch, type, static_cast<uint16_t*>(out) + offset, t.cols);
       }
     }
   });
@@ -174,9 +174,9 @@ Status row_errors(const FloatRows& x, const PackedRows& packed, const Importance
     float* scratch = static_cast<float*>(thread_scratch(size_t(t.cols) * 8));
     if (!scratch) return no_memory.store(true);
     for (int64_t r = t.row; r < t.row + t.rows; ++r) {
-      k->decode[packed.format](packed_row(packed, r), scratch, t.cols / info.block, false);
+      k->codec->decode[packed.format](packed_row(packed, r), scratch, t.cols / info.block, false);
       const float* w = importance.data ? importance.data + r / importance.rows_per_vector * x.cols : nullptr;
-      k->row_error(as_f32(*k, x, r, 0, t.cols, scratch + t.cols), scratch, w, t.cols, out[r]);
+      k->codec->row_error(as_f32(*k, x, r, 0, t.cols, scratch + t.cols), scratch, w, t.cols, out[r]);
     }
   });
   if (no_memory.load()) return {Code::no_memory, "no memory for scratch"};
@@ -193,7 +193,7 @@ Status first_invalid_block(const PackedRows& packed, int limit, int64_t& block) 
     const Tiling::Tile t = tiling[i];
     for (int64_t r = t.row; r < t.row + t.rows; ++r) {
       const uint8_t* src = packed_row(packed, r) + t.col / info.block * info.block_bytes;
-      const int64_t found = k->first_invalid[packed.format](src, t.cols / info.block);
+      const int64_t found = k->codec->first_invalid[packed.format](src, t.cols / info.block);
       if (found >= 0) return keep_smallest(bad, (r * packed.cols + t.col) / info.block + found);
     }
   });

@@ -8,12 +8,18 @@
 
 namespace kvant {
 
+// The tables of one ISA, from the objects that were compiled for it.
+#define KVANT_KERNELS(isa)                          \
+  extern const CodecKernels kernels_codec_##isa;    \
+  static constexpr Kernels kernels_##isa = {#isa, &kernels_codec_##isa};
+
 #if defined(__x86_64__)
-extern const Kernels kernels_avx512vnni, kernels_avx2;
+KVANT_KERNELS(avx512vnni)
+KVANT_KERNELS(avx2)
 #elif defined(__aarch64__)
-extern const Kernels kernels_neon_dotprod;
+KVANT_KERNELS(neon_dotprod)
 #endif
-extern const Kernels kernels_scalar;
+KVANT_KERNELS(scalar)
 
 namespace {
 

@@ -1,4 +1,4 @@
-// The table of function pointers that an ISA provides. Kernels are noexcept and assume what the
+// The tables of function pointers that an ISA provides, one per unit of isa/. Kernels are noexcept and assume what the
 // front door has checked; every entry gives the same bits on every ISA.
 #pragma once
 
@@ -28,8 +28,7 @@ struct RowError {
   double ee, xx, yy, xy, wee, wxx, max;
 };
 
-struct Kernels {
-  const char* name;
+struct CodecKernels {
   // False if x holds a NaN or an infinity; what lies in out is then of no use.
   bool (*encode[kFormatCount])(const EncodeJob&) noexcept;
   // stream: write around the caches; out is then aligned to 64 bytes.
@@ -41,6 +40,11 @@ struct Kernels {
   void (*widen)(const uint16_t* x, Float type, float* out, int64_t count) noexcept;
   void (*narrow)(const float* x, Float type, uint16_t* out, int64_t count) noexcept;
   void (*row_error)(const float* x, const float* y, const float* w, int64_t count, RowError& out) noexcept;
+};
+
+struct Kernels {
+  const char* name;
+  const CodecKernels* codec;
 };
 
 }  // namespace kvant

@@ -1,4 +1,4 @@
-// Fills the table of one ISA from the list of formats. Included by isa/*.cpp only.
+// Fills the coding table of one ISA from the list of formats. Included by isa/codec.cpp only.
 #pragma once
 
 #include "kernels/check.h"
@@ -28,9 +28,8 @@ constexpr auto pick_decode() -> void (*)(const uint8_t*, float*, int64_t, bool) 
 }
 
 template <class V, class... Formats>
-constexpr Kernels fill_kernels(const char* name, TypeList<Formats...>) {
-  return {name,
-          {pick_encode<V, Formats>()...},
+constexpr CodecKernels fill_codec(TypeList<Formats...>) {
+  return {{pick_encode<V, Formats>()...},
           {pick_decode<V, Formats>()...},
           {&first_invalid_block<V, Formats>...},
           &find_nonfinite<V>,
@@ -40,8 +39,8 @@ constexpr Kernels fill_kernels(const char* name, TypeList<Formats...>) {
 }
 
 template <class Native>
-constexpr Kernels make_kernels(const char* name) {
-  return fill_kernels<Wide<Native>>(name, FormatList{});
+constexpr CodecKernels make_codec() {
+  return fill_codec<Wide<Native>>(FormatList{});
 }
 
 }  // namespace kvant
