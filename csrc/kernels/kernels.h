@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "formats/list.h"
+#include "formats/tile.h"
 
 namespace kvant {
 
@@ -59,7 +60,6 @@ struct ProductShape {
 
 constexpr int kMostTiles = 4, kMostColumns = 6;
 
-struct RowTile;
 
 // y [columns][tiles][16] += tiles x records, over one chunk.
 using MultiplyKernel = void (*)(const RowTile* tiles, const uint8_t* records, int blocks, float* y) noexcept;

@@ -26,7 +26,8 @@ MAY_SEE = {
     "runtime": {"base"},
     "files": {"base"},
     "codec": {"base", "kernels", "isa", "runtime"},
-    "capi": {"base", "codec", "files", "isa", "runtime"},
+    "matmul": {"base", "kernels", "isa", "runtime"},
+    "capi": {"base", "codec", "files", "isa", "matmul", "runtime"},
 }
 USERS_OF_KERNELS = {"kernels", "isa", *(room for room in MAY_SEE if "kernels" in MAY_SEE[room])}
 # Where words of one processor may stand outside of simd/: its control register, its pause.
