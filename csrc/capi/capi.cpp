@@ -56,6 +56,16 @@ Status check_packed(const void* packed) {
   return {Code::bad_alignment, "packed weights are not aligned to 64 bytes"};
 }
 
+// Memory of rows, from the first to the end of the last.
+struct Extent {
+  const void* p;
+  int64_t rows, stride;
+  bool touches(const Extent& other) const {
+    const auto begin = reinterpret_cast<uintptr_t>(p), begin2 = reinterpret_cast<uintptr_t>(other.p);
+    return begin < begin2 + uintptr_t(other.rows * other.stride) && begin2 < begin + uintptr_t(rows * stride);
+  }
+};
+
 }  // namespace
 
 #define KVANT_CHECK(call) \
@@ -201,6 +211,10 @@ KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, i
     if (w.packed) KVANT_CHECK(check_packed(p.weights));
     KVANT_CHECK(check_aligned(p.y, KVANT_F32));
     if (p.y_stride < p.rows) return fail(Code::bad_shape, "rows of y overlap");
+    const Extent y = {p.y, x_rows, p.y_stride * 4};
+    bool apart = !y.touches({x, x_rows, x_stride * (type == KVANT_F32 ? 4 : 2)}) && !y.touches({p.weights, 1, p.weight_bytes});
+    for (int32_t j = 0; j < i; ++j) apart = apart && !y.touches({products[j].y, x_rows, products[j].y_stride * 4});
+    if (!apart) return fail(Code::bad_shape, "y overlaps x, weights or another y");
   }
   return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Activation(activation), threads));
 }

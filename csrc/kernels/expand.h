@@ -48,7 +48,7 @@ KVANT_INLINE void expand_unpacked(const uint8_t* packed, int blocks, RowTile& ti
 template <class V, class Format>
 void expand_chunk(const uint8_t* packed, int blocks, RowTile& tile) noexcept {
   if constexpr (ExpandsInVectors<Format>) {
-    constexpr int kCodes = plane_bytes(Format::kCodePlanes), kScales = plane_bytes(Format::kScalePlanes);
+    constexpr int kCodes = plane_bytes<CodePlanes<Format>>(), kScales = plane_bytes<ScalePlanes<Format>>();
     constexpr int kBlock = Format::kInfo.block, kGroups = kBlock / Format::kInfo.group;
     const uint8_t *codes = packed, *scales = packed + int64_t(blocks) * kTileRows * kCodes;
     for (int b = 0; b < blocks; ++b) {
