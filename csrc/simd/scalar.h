@@ -83,6 +83,8 @@ struct Scalar {
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
     for (int i = 0; i < count; ++i) codes[i] = table[codes[i]];
   }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return __builtin_fmaf(a, b, c); }
 };
 
 }  // namespace

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from numpy.typing import ArrayLike
 
+from . import ops
 from .base import Format
 from .fp4 import MXFP4, NVFP4
 from .iq4 import IQ4NL, IQ4XS
@@ -21,7 +22,7 @@ from .plain import BF16Format, F16Format, F32Format
 from .quality import QuantError, quant_error
 from .ternary import TQ1_0, TQ2_0
 
-__all__ = ["FORMATS", "Format", "QuantError", "decode", "encode", "quant_error"]
+__all__ = ["FORMATS", "Format", "QuantError", "decode", "encode", "ops", "quant_error"]
 
 _ALL: tuple[Format, ...] = (
     F32Format(),
