@@ -12,10 +12,8 @@ namespace {
 
 // Products smaller than this many multiplications run in the caller.
 constexpr int64_t kParallelProducts = 128 * 1024;
-// Up to so many rows of x a product reads memory as fast as it can: then tiles are taken one by one,
-// so that memory is read in one stream, and a task is some hundred kilobytes.
-constexpr int64_t kStreamRows = 4;
-constexpr int64_t kStreamTiles = 4;
+// Up to so many rows of x a product is bound by memory, and a task takes several runs of tiles.
+constexpr int64_t kStreamRows = 4, kStreamRuns = 2;
 
 size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -47,6 +45,35 @@ struct Plan {
   int64_t tasks() const { return groups * row_tasks; }
 };
 
+// Asks for the packed chunks that come next, a share of them with every panel of this one.
+class Ahead {
+ public:
+  Ahead(const Weights& w, int64_t first, int tiles, int64_t c, int64_t steps) : tiles_(0) {
+    if (!w.packed) return;
+    if (c >= w.chunks()) {
+      c = 0;
+      first += tiles;
+    }
+    for (; tiles_ < tiles && first + tiles_ < w.tiles(); ++tiles_) {
+      from_[tiles_] = w.data + (first + tiles_) * w.tile_bytes() + 16 * w.chunk_offset(c);
+    }
+    bytes_ = 16 * (int64_t(w.chunk_blocks(c)) * w.info().block_bytes);
+    share_ = (bytes_ / 64 + steps - 1) / steps * 64;
+  }
+
+  void step() {
+    for (int t = 0; t < tiles_; ++t) {
+      for (int64_t i = at_; i < at_ + share_ && i < bytes_; i += 64) __builtin_prefetch(from_[t] + i);
+    }
+    at_ += share_;
+  }
+
+ private:
+  const uint8_t* from_[kMostTiles];
+  int tiles_;
+  int64_t bytes_ = 0, share_ = 0, at_ = 0;
+};
+
 void multiply_tiles(const MatmulKernels& k, const Plan& plan, const Panels& x, int64_t first, int tiles,
                     const TaskMemory& memory) {
   const Weights& w = plan.product.weights;
@@ -62,7 +89,9 @@ void multiply_tiles(const MatmulKernels& k, const Plan& plan, const Panels& x, i
         format.expand(packed, blocks, memory.tiles[t]);
       }
     }
+    Ahead ahead(w, first, tiles, c + 1, (x.rows + x.width - 1) / x.width);
     for (int64_t j = 0; j < x.rows; j += x.width) {
+      ahead.step();
       const int width = int(x.rows - j < x.width ? x.rows - j : x.width);
       float* sums = memory.sums + j * tiles * 16;
       if (plan.floats) {
@@ -98,9 +127,8 @@ bool run_task(const MatmulKernels& k, const Plan& plan, int64_t task) {
   if (!memory.tiles) return false;
   const int64_t begin = task % plan.row_tasks * plan.tiles_per_task;
   const int64_t end = begin + plan.tiles_per_task < w.tiles() ? begin + plan.tiles_per_task : w.tiles();
-  const int64_t step = x.rows <= kStreamRows ? 1 : k.tiles;
-  for (int64_t t = begin; t < end; t += step) {
-    const int tiles = int(end - t < step ? end - t : step);
+  for (int64_t t = begin; t < end; t += k.tiles) {
+    const int tiles = int(end - t < k.tiles ? end - t : k.tiles);
     multiply_tiles(k, plan, x, t, tiles, memory);
     store(plan, group * group_rows(w.cols, plan.unit, k.columns), x.rows, t, tiles, memory.sums);
   }
@@ -126,7 +154,7 @@ Status matmul(const ProductInput& in, const ProductOutput* products, int count, 
     p.rows = in.rows;
     const int64_t whole = group_rows(in.cols, p.unit, k.columns);
     p.groups = (in.rows + whole - 1) / whole;
-    p.tiles_per_task = in.rows <= kStreamRows ? kStreamTiles : k.tiles;
+    p.tiles_per_task = in.rows <= kStreamRows ? kStreamRuns * k.tiles : k.tiles;
     p.row_tasks = (w.tiles() + p.tiles_per_task - 1) / p.tiles_per_task;
     bytes += round_up(panel_bytes(in.rows, in.cols, p.unit));
     quantized = quantized || !p.floats;
