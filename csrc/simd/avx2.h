@@ -133,6 +133,16 @@ struct Avx2 {
       _mm_storeu_si128(p, _mm_shuffle_epi8(t, _mm_loadu_si128(p)));
     }
   }
+
+  // For kernels/probe.h: chains that hide the latency of a product, and values the compiler may not
+  // reason about. probe_dot: each lane += 4 adjacent products, unsigned times signed.
+  static constexpr int kProbeChains = 12;
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+  }
+  KVANT_INLINE F probe_fma(F sum, F a, F b) { return _mm256_fmadd_ps(a, b, sum); }
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+x"(a)); }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+x"(a)); }
 };
 
 }  // namespace

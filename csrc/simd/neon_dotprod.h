@@ -119,6 +119,16 @@ struct NeonDotprod {
       vst1q_s8(codes + i, vqtbl1q_s8(t, vreinterpretq_u8_s8(vld1q_s8(codes + i))));
     }
   }
+
+  // For kernels/probe.h: chains that hide the latency of a product, and values the compiler may not
+  // reason about. probe_dot: each lane += 4 adjacent products.
+  static constexpr int kProbeChains = 16;
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
+  }
+  KVANT_INLINE F probe_fma(F sum, F a, F b) { return vfmaq_f32(sum, a, b); }
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+w"(a)); }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+w"(a)); }
 };
 
 }  // namespace
