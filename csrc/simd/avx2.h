@@ -135,10 +135,15 @@ struct Avx2 {
   }
 
   // For kernels/probe.h: chains that hide the latency of a product, and values the compiler may not
-  // reason about. probe_dot: each lane += 4 adjacent products, unsigned times signed.
+  // reason about. probe_dot: each lane += 4 adjacent products, unsigned times signed; spelled out,
+  // because compilers do half of it once for all chains, and move the sums between registers.
   static constexpr int kProbeChains = 12;
   KVANT_INLINE I probe_dot(I sum, I a, I b) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+    const I ones = _mm256_set1_epi16(1);
+    I t;
+    asm volatile("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+                 : "+x"(sum), "=&x"(t) : "x"(a), "x"(b), "x"(ones));
+    return sum;
   }
   KVANT_INLINE F probe_fma(F sum, F a, F b) { return _mm256_fmadd_ps(a, b, sum); }
   KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+x"(a)); }

@@ -141,7 +141,10 @@ struct Avx512Vnni {
 
   // For kernels/probe.h, as in avx2.h.
   static constexpr int kProbeChains = 16;
-  KVANT_INLINE I probe_dot(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    asm volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
   KVANT_INLINE F probe_fma(F sum, F a, F b) { return _mm512_fmadd_ps(a, b, sum); }
   KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+v"(a)); }
   KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+v"(a)); }

@@ -11,8 +11,10 @@ Every rate stands beside a limit of the machine that was measured in turns with 
 from __future__ import annotations
 
 from .bandwidth import bandwidth
+from .codecs import codecs
 from .compute import compute
 from .machine import machine
+from .matmul import matmul
 from .result import Report, Row, Section
 from .settings import Settings, settings
 
@@ -22,7 +24,9 @@ __all__ = [
     "Section",
     "Settings",
     "bandwidth",
+    "codecs",
     "compute",
     "machine",
+    "matmul",
     "settings",
 ]

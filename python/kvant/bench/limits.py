@@ -14,7 +14,7 @@ from .timing import Task, turns
 
 __all__ = ["COPY", "INT8", "READ", "STORE", "Limit", "Limits"]
 
-READ, COPY, STORE, INT8 = "read", "copy", "store", "int8 peak"
+READ, COPY, STORE, INT8 = "read", "copy", "store", "int8"
 
 
 class Limit(NamedTuple):

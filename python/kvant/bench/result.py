@@ -10,7 +10,7 @@ from .. import isa
 from .settings import Settings
 from .timing import Ratio, Times, ratio, spread
 
-__all__ = ["Report", "Row", "Section", "Step", "gather", "row"]
+__all__ = ["Report", "Row", "Section", "Step", "beside", "gather", "row"]
 
 Update = Callable[[str, int, int], None]
 
@@ -93,6 +93,15 @@ def row(
         rounds=len(times.wall),
         more=more or {},
     )
+
+
+def beside(own: Times, peer: Times, amount: float) -> dict[str, Any]:
+    """What a peer reached on the same bytes in the same turns, and how many times faster we are."""
+    return {
+        "value": round(peer.rate(amount, "wall"), 3),
+        "spread": round(spread(peer), 4),
+        "times": ratio(peer, own, "wall").to_json(),
+    }
 
 
 @dataclass(frozen=True)
