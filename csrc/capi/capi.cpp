@@ -6,6 +6,7 @@
 #include "codec/codec.h"
 #include "files/strings.h"
 #include "isa/select.h"
+#include "matmul/matmul.h"
 #include "probe/probe.h"
 #include "runtime/buffer.h"
 #include "runtime/pool.h"
@@ -51,6 +52,21 @@ Status check_aligned(const void* floats, int32_t type) {
   if (reinterpret_cast<uintptr_t>(floats) % size == 0) return {};
   return {Code::bad_alignment, "floats are not aligned to their size"};
 }
+
+Status check_packed(const void* packed) {
+  if (reinterpret_cast<uintptr_t>(packed) % 64 == 0) return {};
+  return {Code::bad_alignment, "packed weights are not aligned to 64 bytes"};
+}
+
+// Memory of rows, from the first to the end of the last.
+struct Extent {
+  const void* p;
+  int64_t rows, stride;
+  bool touches(const Extent& other) const {
+    const auto begin = reinterpret_cast<uintptr_t>(p), begin2 = reinterpret_cast<uintptr_t>(other.p);
+    return begin < begin2 + uintptr_t(other.rows * other.stride) && begin2 < begin + uintptr_t(rows * stride);
+  }
+};
 
 Status check_probe(const void* p, int64_t bytes) {
   if (bytes < 0 || bytes % kProbeUnit) return {Code::bad_shape, "size is not a multiple of 4096 bytes"};
@@ -157,6 +173,58 @@ KVANT_EXPORT int32_t kvant_validate(int32_t format, const uint8_t* data, int64_t
   *block = -1;
   KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
   return report(first_invalid_block({data, format, rows, cols, row_stride, nullptr}, threads, *block));
+}
+
+KVANT_EXPORT int64_t kvant_packed_bytes(int32_t format, int64_t rows, int64_t cols) {
+  if (const Status s = check_matrix(format, rows, cols, KVANT_F32); !s.ok()) return report(s);
+  return Weights{nullptr, format, rows, cols, true}.packed_bytes();
+}
+
+KVANT_EXPORT int32_t kvant_pack(int32_t format, const uint8_t* data, int64_t rows, int64_t cols, uint8_t* out,
+                                int64_t out_bytes, int32_t threads) {
+  KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
+  const Weights w = {data, format, rows, cols, false};
+  if (out_bytes != w.packed_bytes()) return fail(Code::bad_shape, "output has the wrong number of bytes");
+  KVANT_CHECK(check_packed(out));
+  return report(pack(w, out, threads));
+}
+
+KVANT_EXPORT int32_t kvant_unpack(int32_t format, const uint8_t* packed, int64_t rows, int64_t cols, uint8_t* out,
+                                  int64_t out_bytes, int32_t threads) {
+  KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
+  const Weights w = {packed, format, rows, cols, true};
+  if (out_bytes != rows * w.row_bytes()) return fail(Code::bad_shape, "output has the wrong number of bytes");
+  KVANT_CHECK(check_packed(packed));
+  return report(unpack(w, out, threads));
+}
+
+KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, int64_t cols, int64_t x_stride,
+                                  const kvant_product* products, int32_t count, int32_t activation, int32_t threads) {
+  if (count < 0 || count > kMostProducts) return fail(Code::bad_shape, "from 0 to 16 products in a call");
+  if (activation != KVANT_ACTIVATION_Q8 && activation != KVANT_ACTIVATION_F32) {
+    return fail(Code::bad_format, "no such kind of activations");
+  }
+  KVANT_CHECK(check_matrix(0, x_rows, cols, type));
+  KVANT_CHECK(check_aligned(x, type));
+  ProductOutput out[kMostProducts];
+  for (int32_t i = 0; i < count; ++i) {
+    const kvant_product& p = products[i];
+    KVANT_CHECK(check_matrix(p.format, p.rows, cols, KVANT_F32));
+    KVANT_CHECK(check_matrix(0, x_rows, p.rows, KVANT_F32));
+    out[i] = {{p.weights, p.format, p.rows, cols, p.packed != 0}, p.y, p.y_stride};
+    const Weights& w = out[i].weights;
+    if (p.weight_bytes != (w.packed ? w.packed_bytes() : w.rows * w.row_bytes())) {
+      return fail(Code::bad_shape, "weights have the wrong number of bytes");
+    }
+    if (w.packed) KVANT_CHECK(check_packed(p.weights));
+    KVANT_CHECK(check_aligned(p.y, KVANT_F32));
+    if (p.y_stride < p.rows) return fail(Code::bad_shape, "rows of y overlap");
+    const Extent y = {p.y, x_rows, p.y_stride * 4};
+    bool apart = !y.touches({x, x_rows, x_stride * (type == KVANT_F32 ? 4 : 2)}) && !y.touches({p.weights, 1, p.weight_bytes});
+    for (int32_t j = 0; j < i; ++j) apart = apart && !y.touches({products[j].y, x_rows, products[j].y_stride * 4});
+    if (!apart) return fail(Code::bad_shape, "y overlaps x, weights or another y");
+  }
+  return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Activation(activation), threads));
 }
 
 KVANT_EXPORT int64_t kvant_scan_strings(const uint8_t* data, int64_t size, int64_t offset, int64_t count,

@@ -132,6 +132,39 @@ int32_t kvant_row_errors(int32_t format, const uint8_t* data, int64_t data_row_s
 int32_t kvant_validate(int32_t format, const uint8_t* data, int64_t row_stride, int64_t rows, int64_t cols,
                        int32_t threads, int64_t* block);
 
+/* ---- matrix products ---- */
+
+/* Bytes of a packed matrix: tiles of sixteen rows, each up to a multiple of 64 bytes; or a negative code. */
+int64_t kvant_packed_bytes(int32_t format, int64_t rows, int64_t cols);
+
+/* Rows without gaps as a file holds them, into `out`, aligned to 64 bytes, of kvant_packed_bytes. */
+int32_t kvant_pack(int32_t format, const uint8_t* data, int64_t rows, int64_t cols, uint8_t* out,
+                   int64_t out_bytes, int32_t threads);
+
+/* The inverse: the bytes of the file. */
+int32_t kvant_unpack(int32_t format, const uint8_t* packed, int64_t rows, int64_t cols, uint8_t* out,
+                     int64_t out_bytes, int32_t threads);
+
+/* How activations meet quantized weights: rounded to eight bits in blocks of 32, or as they are.
+ * Float weights always take them as they are. */
+enum { KVANT_ACTIVATION_Q8 = 0, KVANT_ACTIVATION_F32 = 1 };
+
+/* One of several products of the same activations: y[i][j] = sum over k of x[i][k] * weights[j][k]. */
+typedef struct {
+  const uint8_t* weights;  /* rows without gaps as in a file, or packed (then aligned to 64 bytes) */
+  int64_t weight_bytes;
+  int32_t format;
+  int32_t packed;          /* 0 or 1 */
+  int64_t rows;            /* of the weights */
+  float* y;                /* x_rows rows of `rows` floats, y_stride floats apart */
+  int64_t y_stride;
+} kvant_product;
+
+/* Multiplies x, x_rows x cols, by each of at most 16 weight matrices. Results depend on x and the
+ * weights only. A row of x with a NaN or an infinity gives a row of NaN. y must not overlap x. */
+int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, int64_t cols, int64_t x_stride,
+                     const kvant_product* products, int32_t count, int32_t activation, int32_t threads);
+
 /* ---- files ---- */
 
 /* Walks `count` strings (u64 length, bytes) from `offset` on. Returns the offset behind the last, or

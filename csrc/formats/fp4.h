@@ -74,6 +74,9 @@ struct Fp4Grid {
   }
 };
 
+// The values plus 12.
+alignas(16) constexpr uint8_t kFp4Unsigned[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
 struct MXFP4 {
   static constexpr FormatInfo kInfo = {"mxfp4", 39, 32, 17, 32, true, false};
   static constexpr bool kHasMin = false;
@@ -110,6 +113,18 @@ struct MXFP4 {
     const double limit = __builtin_ldexp(1.0, spacing_exponent - 1);
     const double t = double(0x800000 - mantissa) / double(0x1000000);
     return t * 1.4426950408889634 <= limit ? k : exponent;
+  }
+
+  static constexpr Plane kCodePlanes[] = {{1, 16, 4}}, kScalePlanes[] = {{0, 1, 1}};
+  static constexpr int kCodeMax = 24, kCodeOffset = 12;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto e = in.scale_byte(0), one = V::splat_i(1);
+    const auto bits = V::select(e == V::splat_i(0), V::splat_i(0x00200000), (e - one).template shl<23>());
+    out.put_scale(0, V::from_bits(V::select(e == one, V::splat_i(0x00400000), bits)));
+    expand_nibbles32<V>(in, 0, out, 0,
+                        [](int, auto nibbles) KVANT_LAMBDA { return V::lookup_bytes(kFp4Unsigned, nibbles); });
   }
 
   template <class V, bool kWeighted>
@@ -158,6 +173,27 @@ struct NVFP4 {
   // 0x7f is NaN to every other reader, and bit 7 lies outside the unsigned scale.
   KVANT_INLINE bool valid(const uint8_t* block) {
     return block[0] < 0x7f && block[1] < 0x7f && block[2] < 0x7f && block[3] < 0x7f;
+  }
+
+  static constexpr Plane kCodePlanes[] = {{4, 32, 4}}, kScalePlanes[] = {{0, 4, 4}};
+  static constexpr int kCodeMax = 24, kCodeOffset = 12;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    each_byte<V>(in.scale_word(0), [&](int s, auto code) KVANT_LAMBDA {
+      const auto seven = code & V::splat_i(127);
+      const auto normal = V::from_bits(seven.template shl<20>() + V::splat_i(119 << 23));
+      const auto tiny = V::to_f32(seven) * V::splat(0x1p-10f);
+      const auto scale = V::select((seven & V::splat_i(0x78)) == V::splat_i(0), tiny, normal);
+      out.put_scale(s, V::select(code == V::splat_i(0x7f), V::splat(0.0f), scale));
+    });
+    const auto low = splat_bytes<V>(15);
+    for (int i = 0; i < 8; ++i) {
+      const auto w = in.code_word(i);
+      const int k = 4 * (i / 2) + i % 2;
+      out.put(k, V::lookup_bytes(kFp4Unsigned, w & low));
+      out.put(k + 2, V::lookup_bytes(kFp4Unsigned, w.template shr<4>() & low));
+    }
   }
 
   template <class V, bool kWeighted>

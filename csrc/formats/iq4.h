@@ -113,6 +113,14 @@ struct Iq4Search {
   }
 };
 
+// The values as codes: plus 128, for processors that multiply unsigned by signed bytes.
+alignas(16) constexpr uint8_t kIq4Unsigned[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+
+template <class V>
+KVANT_INLINE typename V::I iq4_codes(typename V::I nibbles) {
+  return V::lookup_bytes(V::kWideOffset ? kIq4Unsigned : reinterpret_cast<const uint8_t*>(kIq4Values), nibbles);
+}
+
 struct IQ4_NL {
   static constexpr FormatInfo kInfo = {"iq4_nl", 20, 32, 18, 32, true, true};
   static constexpr bool kHasMin = false;
@@ -121,6 +129,15 @@ struct IQ4_NL {
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<IQ4_NL>& u) {
     u.scale[0] = load_f16_field(block);
     unpack_nibbles32(block + 2, u.codes);
+  }
+
+  static constexpr Plane kCodePlanes[] = {{2, 16, 4}}, kScalePlanes[] = {{0, 2, 2}};
+  static constexpr int kCodeMax = 255, kCodeOffset = 0;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    out.put_scale(0, in.scale_half(0));
+    expand_nibbles32<V>(in, 0, out, 0, [](int, auto nibbles) KVANT_LAMBDA { return iq4_codes<V>(nibbles); });
   }
 
   template <class V, bool kWeighted>
@@ -157,6 +174,31 @@ struct IQ4_XS {
       const int low = (block[4 + b / 2] >> (4 * (b % 2))) & 15;
       u.scale[b] = d * float((low | ((high >> (2 * b)) & 3) << 4) - 32);
       unpack_nibbles32(block + 8 + 16 * b, u.codes + 32 * b);
+    }
+  }
+
+  static constexpr Plane kCodePlanes[] = {{8, 128, 4}}, kScalePlanes[] = {{0, 8, 4}};
+  static constexpr int kCodeMax = 255, kCodeOffset = 0;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto dh = in.scale_word(0), nibbles = in.scale_word(4);
+    const auto d = V::low_half(dh), four = V::splat_i(15), two = V::splat_i(0x30);
+    const auto put = [&](int b, auto low, auto high) KVANT_LAMBDA {
+      const auto s = (low & four) | (high & two);
+      out.put_scale(b, d * V::to_f32(s - V::splat_i(32)));
+    };
+    // The upper half of dh holds two bits for each block.
+    put(0, nibbles, dh.template shr<12>());
+    put(1, nibbles.template shr<4>(), dh.template shr<14>());
+    put(2, nibbles.template shr<8>(), dh.template shr<16>());
+    put(3, nibbles.template shr<12>(), dh.template shr<18>());
+    put(4, nibbles.template shr<16>(), dh.template shr<20>());
+    put(5, nibbles.template shr<20>(), dh.template shr<22>());
+    put(6, nibbles.template shr<24>(), dh.template shr<24>());
+    put(7, nibbles.template shr<28>(), dh.template shr<26>());
+    for (int b = 0; b < 8; ++b) {
+      expand_nibbles32<V>(in, 4 * b, out, 8 * b, [](int, auto nibbles) KVANT_LAMBDA { return iq4_codes<V>(nibbles); });
     }
   }
 

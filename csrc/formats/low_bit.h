@@ -4,6 +4,7 @@
 
 #include "formats/bytes.h"
 #include "formats/search.h"
+#include "formats/tile.h"
 
 namespace kvant {
 
@@ -16,6 +17,22 @@ struct Q1_0 {
     const float d = load_f16_field(block);
     for (int g = 0; g < 4; ++g) u.scale[g] = d;
     for (int j = 0; j < 8; ++j) store_codes16(u.codes + 16 * j, (spread_bits16(block[2 + 2 * j], block[3 + 2 * j]) & 2) - 1);
+  }
+
+  static constexpr Plane kCodePlanes[] = {{2, 16, 4}}, kScalePlanes[] = {{0, 2, 2}};
+  static constexpr int kCodeMax = 2, kCodeOffset = 1;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(0);
+    for (int g = 0; g < 4; ++g) {
+      out.put_scale(g, d);
+      auto bits = in.code_word(g);
+      for (int k = 0; k < 8; ++k) {
+        out.put(8 * g + k, spread_four_bits<V>(bits).template shl<1>());
+        bits = bits.template shr<4>();
+      }
+    }
   }
 
   template <class V, bool kWeighted>
@@ -62,6 +79,22 @@ struct Q2_0 {
     const Bytes16 v = keep & __builtin_shufflevector(packed, packed, b, b, b, b, b + 1, b + 1, b + 1, b + 1, b + 2,
                                                      b + 2, b + 2, b + 2, b + 3, b + 3, b + 3, b + 3);
     store_codes16(codes + 4 * b, ((v | v >> 2 | v >> 4 | v >> 6) & 3) - 1);
+  }
+
+  static constexpr Plane kCodePlanes[] = {{2, 16, 4}}, kScalePlanes[] = {{0, 2, 2}};
+  static constexpr int kCodeMax = 3, kCodeOffset = 1;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(0);
+    out.put_scale(0, d);
+    out.put_scale(1, d);
+    for (int i = 0; i < 4; ++i) {
+      each_byte<V>(in.code_word(i), [&](int j, auto b) KVANT_LAMBDA {
+        const auto spread = (b | b.template shl<6>()) | (b.template shl<12>() | b.template shl<18>());
+        out.put(4 * i + j, spread & splat_bytes<V>(3));
+      });
+    }
   }
 
   template <class V, bool kWeighted>

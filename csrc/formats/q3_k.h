@@ -93,6 +93,38 @@ struct Q3_K {
     }
   }
 
+  static constexpr Plane kCodePlanes[] = {{0, 32, 4}, {32, 64, 4}}, kScalePlanes[] = {{96, 12, 4}, {108, 2, 2}};
+  static constexpr int kCodeMax = 7, kCodeOffset = 4;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(12);
+    const auto first = in.scale_word(0), second = in.scale_word(4), high = in.scale_word(8);
+    const auto low = splat_bytes<V>(15), pair = splat_bytes<V>(3);
+    const auto four = [&](int q, auto nibbles, auto pairs) KVANT_LAMBDA {
+      each_byte<V>((nibbles & low) | (pairs & pair).template shl<4>(), [&](int j, auto s) KVANT_LAMBDA {
+        out.put_scale(4 * q + j, d * V::to_f32(s - V::splat_i(32)));
+      });
+    };
+    four(0, first, high);
+    four(1, second, high.template shr<2>());
+    four(2, first.template shr<4>(), high.template shr<4>());
+    four(3, second.template shr<4>(), high.template shr<6>());
+    // The third bit of byte l of the mask word: bit t for elements 32 t + l.
+    const auto four_bit = splat_bytes<V>(4);
+    for (int i = 0; i < 8; ++i) {
+      const auto mask = in.code_word(i), a = in.code_word(8 + i), b = in.code_word(16 + i);
+      out.put(i, (a & pair) | (mask.template shl<2>() & four_bit));
+      out.put(8 + i, (a.template shr<2>() & pair) | (mask.template shl<1>() & four_bit));
+      out.put(16 + i, (a.template shr<4>() & pair) | (mask & four_bit));
+      out.put(24 + i, (a.template shr<6>() & pair) | (mask.template shr<1>() & four_bit));
+      out.put(32 + i, (b & pair) | (mask.template shr<2>() & four_bit));
+      out.put(40 + i, (b.template shr<2>() & pair) | (mask.template shr<3>() & four_bit));
+      out.put(48 + i, (b.template shr<4>() & pair) | (mask.template shr<4>() & four_bit));
+      out.put(56 + i, (b.template shr<6>() & pair) | (mask.template shr<5>() & four_bit));
+    }
+  }
+
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
     using S = Search<V>;

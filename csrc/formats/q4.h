@@ -4,6 +4,7 @@
 
 #include "formats/bytes.h"
 #include "formats/search.h"
+#include "formats/tile.h"
 
 namespace kvant {
 
@@ -92,6 +93,15 @@ struct Q4_0 {
     unpack_nibbles32(block + 2, u.codes, 8);
   }
 
+  static constexpr Plane kCodePlanes[] = {{2, 16, 4}}, kScalePlanes[] = {{0, 2, 2}};
+  static constexpr int kCodeMax = 15, kCodeOffset = 8;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    out.put_scale(0, in.scale_half(0));
+    expand_nibbles32<V>(in, 0, out, 0);
+  }
+
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
     ByteTile<V, 32> codes;
@@ -123,6 +133,17 @@ struct Q4_1 {
     u.scale[0] = load_f16_field(block);
     u.min[0] = -load_f16_field(block + 2);
     unpack_nibbles32(block + 4, u.codes);
+  }
+
+  static constexpr Plane kCodePlanes[] = {{4, 16, 4}}, kScalePlanes[] = {{0, 4, 4}};
+  static constexpr int kCodeMax = 15, kCodeOffset = 0;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto dm = in.scale_word(0);
+    out.put_scale(0, V::low_half(dm));
+    out.put_neg_min(0, V::low_half(dm.template shr<16>()));
+    expand_nibbles32<V>(in, 0, out, 0);
   }
 
   template <class V, bool kWeighted>

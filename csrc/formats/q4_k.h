@@ -130,6 +130,23 @@ KVANT_INLINE void pack_k4_nibbles(const ByteTile<V, 256>& codes, ByteTile<V, 128
   packed.finish();
 }
 
+template <class V>
+KVANT_INLINE void expand_k4_scales(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  const auto dm = in.scale_word(0), low = in.scale_word(4), middle = in.scale_word(8), high = in.scale_word(12);
+  const auto d = V::low_half(dm), dmin = V::neg(V::low_half(dm.template shr<16>()));
+  const auto six = splat_bytes<V>(63), four = splat_bytes<V>(15), two = splat_bytes<V>(0x30);
+  const auto scales = [&](int first, auto w) KVANT_LAMBDA {
+    each_byte<V>(w, [&](int j, auto s) KVANT_LAMBDA { out.put_scale(first + j, d * V::to_f32(s)); });
+  };
+  const auto minima = [&](int first, auto w) KVANT_LAMBDA {
+    each_byte<V>(w, [&](int j, auto m) KVANT_LAMBDA { out.put_neg_min(first + j, dmin * V::to_f32(m)); });
+  };
+  scales(0, low & six);
+  scales(4, (high & four) | (low.template shr<2>() & two));
+  minima(0, middle & six);
+  minima(4, (high.template shr<4>() & four) | (middle.template shr<2>() & two));
+}
+
 struct Q4_K {
   static constexpr FormatInfo kInfo = {"q4_k", 12, 256, 144, 32, true, true};
   static constexpr bool kHasMin = true;
@@ -138,6 +155,21 @@ struct Q4_K {
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q4_K>& u) {
     unpack_k4_scales(block, u.scale, u.min);
     unpack_k4_nibbles(block + 16, u.codes);
+  }
+
+  static constexpr Plane kCodePlanes[] = {{16, 128, 4}}, kScalePlanes[] = {{0, 16, 4}};
+  static constexpr int kCodeMax = 15, kCodeOffset = 0;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    expand_k4_scales<V>(in, out);
+    const auto low = splat_bytes<V>(15);
+    for (int i = 0; i < 32; ++i) {
+      const auto w = in.code_word(i);
+      const int k = 16 * (i / 8) + i % 8;
+      out.put(k, w & low);
+      out.put(k + 8, w.template shr<4>() & low);
+    }
   }
 
   template <class V, bool kWeighted>
@@ -166,6 +198,27 @@ struct Q5_K {
       for (int l = 0; l < 32; ++l) {
         u.codes[32 * j + l] = int8_t(u.codes[32 * j + l] | ((block[16 + l] >> j) & 1) << 4);
       }
+    }
+  }
+
+  static constexpr Plane kCodePlanes[] = {{16, 32, 4}, {48, 128, 4}}, kScalePlanes[] = {{0, 16, 4}};
+  static constexpr int kCodeMax = 31, kCodeOffset = 0;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    expand_k4_scales<V>(in, out);
+    const auto low = splat_bytes<V>(15), fifth_bit = splat_bytes<V>(16);
+    for (int i = 0; i < 8; ++i) {
+      const auto fifth = in.code_word(i);
+      const auto two = [&](int g, auto even, auto odd) KVANT_LAMBDA {
+        const auto w = in.code_word(8 + 8 * g + i);
+        out.put(16 * g + i, (w & low) | (even & fifth_bit));
+        out.put(16 * g + 8 + i, (w.template shr<4>() & low) | (odd & fifth_bit));
+      };
+      two(0, fifth.template shl<4>(), fifth.template shl<3>());
+      two(1, fifth.template shl<2>(), fifth.template shl<1>());
+      two(2, fifth, fifth.template shr<1>());
+      two(3, fifth.template shr<2>(), fifth.template shr<3>());
     }
   }
 

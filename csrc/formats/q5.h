@@ -28,6 +28,24 @@ KVANT_INLINE typename V::I gather_fifth_bits(const Codes& codes) {
   return bits;
 }
 
+// Nibbles in code words 0 .. 3, their fifth bits in word 4.
+template <class V>
+KVANT_INLINE void expand_five_bits32(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  const auto fifth = in.code_word(4), low = splat_bytes<V>(15);
+  const auto put = [&](int k, auto nibbles, auto bits) KVANT_LAMBDA {
+    out.put(k, nibbles | spread_four_bits<V>(bits).template shl<4>());
+  };
+  const auto two = [&](int i, auto bits, auto bits16) KVANT_LAMBDA {
+    const auto w = in.code_word(i);
+    put(i, w & low, bits);
+    put(4 + i, w.template shr<4>() & low, bits16);
+  };
+  two(0, fifth, fifth.template shr<16>());
+  two(1, fifth.template shr<4>(), fifth.template shr<20>());
+  two(2, fifth.template shr<8>(), fifth.template shr<24>());
+  two(3, fifth.template shr<12>(), fifth.template shr<28>());
+}
+
 struct Q5_0 {
   static constexpr FormatInfo kInfo = {"q5_0", 6, 32, 22, 32, true, true};
   static constexpr bool kHasMin = false;
@@ -37,6 +55,15 @@ struct Q5_0 {
   KVANT_INLINE void unpack(const uint8_t* block, UnpackedOf<Q5_0>& u) {
     u.scale[0] = load_f16_field(block);
     unpack_five_bits32(block + 2, block + 6, u.codes, 16);
+  }
+
+  static constexpr Plane kCodePlanes[] = {{6, 16, 4}, {2, 4, 4}}, kScalePlanes[] = {{0, 2, 2}};
+  static constexpr int kCodeMax = 31, kCodeOffset = 16;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    out.put_scale(0, in.scale_half(0));
+    expand_five_bits32<V>(in, out);
   }
 
   template <class V, bool kWeighted>
@@ -73,6 +100,17 @@ struct Q5_1 {
     u.scale[0] = load_f16_field(block);
     u.min[0] = -load_f16_field(block + 2);
     unpack_five_bits32(block + 4, block + 8, u.codes, 0);
+  }
+
+  static constexpr Plane kCodePlanes[] = {{8, 16, 4}, {4, 4, 4}}, kScalePlanes[] = {{0, 4, 4}};
+  static constexpr int kCodeMax = 31, kCodeOffset = 0;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto dm = in.scale_word(0);
+    out.put_scale(0, V::low_half(dm));
+    out.put_neg_min(0, V::low_half(dm.template shr<16>()));
+    expand_five_bits32<V>(in, out);
   }
 
   template <class V, bool kWeighted>

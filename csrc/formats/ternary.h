@@ -32,6 +32,16 @@ struct TQ2_0 {
     for (int i = 0; i < 256; ++i) u.codes[i] = int8_t(u.codes[i] - 1);
   }
 
+  static constexpr Plane kCodePlanes[] = {{0, 64, 4}}, kScalePlanes[] = {{64, 2, 2}};
+  static constexpr int kCodeMax = 3, kCodeOffset = 1;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(0);
+    for (int g = 0; g < 8; ++g) out.put_scale(g, d);
+    expand_pairs256<V>(in, 0, out);
+  }
+
   template <class V, bool kWeighted>
   KVANT_INLINE void encode(const Batch<V>& in, uint8_t* out, int count) {
     ByteTile<V, 256> codes;
@@ -78,6 +88,33 @@ struct TQ1_0 {
     unpack_trits<5, 32>(block, u.codes);
     unpack_trits<5, 16>(block + 32, u.codes + 160);
     unpack_trits<4, 4>(block + 48, u.codes + 240);
+  }
+
+  static constexpr Plane kCodePlanes[] = {{0, 52, 4}}, kScalePlanes[] = {{52, 2, 2}};
+  static constexpr int kCodeMax = 2, kCodeOffset = 1;
+
+  // The digits of the four bytes of a word, two bytes to a multiplication by three; digit n goes to
+  // word k + n * step.
+  template <class V, int kDigits>
+  KVANT_INLINE void expand_trits(typename V::I w, const TileBlock<V>& out, int k, int step) {
+    const auto low = V::splat_i(0x00ff00ff);
+    auto even = w & low, odd = w.template shr<8>() & low;
+    for (int n = 0; n < kDigits; ++n) {
+      even = even + even.template shl<1>();
+      odd = odd + odd.template shl<1>();
+      out.put(k + n * step, (even.template shr<8>() & low) | (odd & V::splat_i(int32_t(0xff00ff00u))));
+      even = even & low;
+      odd = odd & low;
+    }
+  }
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(0);
+    for (int g = 0; g < 8; ++g) out.put_scale(g, d);
+    for (int i = 0; i < 8; ++i) expand_trits<V, 5>(in.code_word(i), out, i, 8);
+    for (int i = 0; i < 4; ++i) expand_trits<V, 5>(in.code_word(8 + i), out, 40 + i, 4);
+    expand_trits<V, 4>(in.code_word(12), out, 60, 1);
   }
 
   template <class V, bool kWeighted>

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "formats/list.h"
+#include "formats/tile.h"
 
 namespace kvant {
 
@@ -42,6 +43,51 @@ struct CodecKernels {
   void (*row_error)(const float* x, const float* y, const float* w, int64_t count, RowError& out) noexcept;
 };
 
+// Activations of a product: rows of `blocks` blocks of 32, with the sums of each sixteen.
+struct Activations {
+  const int8_t* q;
+  const float* d;
+  const int32_t* sums;
+  int64_t blocks;
+};
+
+// What the inner loop must know of a weight format.
+struct ProductShape {
+  int32_t groups;   // of scales in a block of 32: 1 or 2
+  bool has_min;
+  int32_t offset;   // of the stored codes
+};
+
+constexpr int kMostTiles = 4, kMostColumns = 6;
+
+
+// y [columns][tiles][16] += tiles x records, over one chunk.
+using MultiplyKernel = void (*)(const RowTile* tiles, const uint8_t* records, int blocks, float* y) noexcept;
+using MultiplyFloats = void (*)(const float* weights, const float* x, int columns, float* y) noexcept;
+
+template <int... c>
+struct ColumnList {};
+
+// A chunk holds up to 256 columns of sixteen rows; counts are in blocks of the format.
+struct FormatProducts {
+  void (*pack)(const uint8_t* const* rows, int blocks, uint8_t* out) noexcept;
+  void (*unpack)(const uint8_t* packed, int blocks, uint8_t* const* rows) noexcept;
+  void (*expand)(const uint8_t* packed, int blocks, RowTile& tile) noexcept;
+  // Decoded, [column][row]; the tile is scratch.
+  void (*floats)(const uint8_t* packed, int blocks, RowTile& tile, float* out) noexcept;
+  ProductShape shape;
+  MultiplyKernel multiply[kMostTiles][kMostColumns];
+};
+
+struct MatmulKernels {
+  int32_t tiles, columns;  // the largest register tile
+  void (*quantize)(const float* x, int64_t blocks, int8_t* q, float* d, int32_t* sums) noexcept;
+  void (*records)(const Activations& a, int64_t row, int columns, int64_t first, int blocks, const ProductShape& shape,
+                  uint8_t* out) noexcept;
+  MultiplyFloats floats[kMostTiles][kMostColumns];
+  FormatProducts format[kFormatCount];
+};
+
 // Loops that only load the machine. Memory is aligned to 64 bytes and its size a multiple of
 // kProbeUnit. They return what keeps a compiler from leaving them out, and a test can check.
 constexpr int64_t kProbeUnit = 4096;
@@ -61,6 +107,7 @@ struct ProbeKernels {
 struct Kernels {
   const char* name;
   const CodecKernels* codec;
+  const MatmulKernels* matmul;
   const ProbeKernels* probe;
 };
 

@@ -49,8 +49,9 @@ void free_buffer(void* p, size_t bytes) {
   }
 }
 
-void* thread_scratch(size_t bytes) {
-  thread_local Scratch scratch;
+void* thread_scratch(size_t bytes, int slot) {
+  thread_local Scratch slots[2];
+  Scratch& scratch = slots[slot];
   if (scratch.bytes < bytes) {
     free(scratch.p);
     scratch.bytes = round_up(bytes, 4096);

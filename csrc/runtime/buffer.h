@@ -13,6 +13,8 @@ void* allocate_buffer(size_t bytes);
 void free_buffer(void* p, size_t bytes);
 
 // Scratch of this thread, kept between calls; contents are undefined. Null when there is no memory.
-void* thread_scratch(size_t bytes);
+// Tasks use slot 0; a call that starts tasks keeps what it prepared for them in the other.
+constexpr int kTaskScratch = 0, kCallScratch = 1;
+void* thread_scratch(size_t bytes, int slot = kTaskScratch);
 
 }  // namespace kvant

@@ -63,6 +63,7 @@ struct Avx2 {
   KVANT_INLINE I isub(I a, I b) { return _mm256_sub_epi32(a, b); }
   KVANT_INLINE I iand(I a, I b) { return _mm256_and_si256(a, b); }
   KVANT_INLINE I ior(I a, I b) { return _mm256_or_si256(a, b); }
+  KVANT_INLINE I ixor(I a, I b) { return _mm256_xor_si256(a, b); }
   KVANT_INLINE I imin(I a, I b) { return _mm256_min_epi32(a, b); }
   KVANT_INLINE I imax(I a, I b) { return _mm256_max_epi32(a, b); }
   KVANT_INLINE M ieq(I a, I b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
@@ -78,35 +79,40 @@ struct Avx2 {
 
   // Two 4x4 transposes side by side: four rows of the low half of the lanes and four of the high.
   template <class Row>
-  KVANT_INLINE void transpose(Row&& row, int first, float* out) {
+  KVANT_INLINE void transpose4(Row&& row, float* out) {
     for (int half = 0; half < 16; half += 8) {
-      for (int column = 0; column < 16; column += 4) {
-        __m256 r[4];
-        for (int k = 0; k < 4; ++k) {
-          r[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(half + k) + first + column)),
-                                      _mm_loadu_ps(row(half + 4 + k) + first + column), 1);
-        }
-        const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
-        const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
-        float* o = out + column * 16 + half;
-        _mm256_storeu_ps(o, _mm256_shuffle_ps(a, c, 0x44));
-        _mm256_storeu_ps(o + 16, _mm256_shuffle_ps(a, c, 0xee));
-        _mm256_storeu_ps(o + 2 * 16, _mm256_shuffle_ps(b, d, 0x44));
-        _mm256_storeu_ps(o + 3 * 16, _mm256_shuffle_ps(b, d, 0xee));
+      __m256 r[4];
+      for (int k = 0; k < 4; ++k) {
+        r[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(half + k))),
+                                    _mm_loadu_ps(row(half + 4 + k)), 1);
       }
+      const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+      const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+      float* o = out + half;
+      _mm256_storeu_ps(o, _mm256_shuffle_ps(a, c, 0x44));
+      _mm256_storeu_ps(o + 16, _mm256_shuffle_ps(a, c, 0xee));
+      _mm256_storeu_ps(o + 2 * 16, _mm256_shuffle_ps(b, d, 0x44));
+      _mm256_storeu_ps(o + 3 * 16, _mm256_shuffle_ps(b, d, 0xee));
+    }
+  }
+  template <class Row>
+  KVANT_INLINE void transpose(Row&& row, int first, float* out) {
+    for (int column = 0; column < 16; column += 4) {
+      transpose4([&](int r) KVANT_LAMBDA { return row(r) + first + column; }, out + column * 16);
     }
   }
 
-  // Halving trees: pairs of rows are interleaved and the halves compared.
-  KVANT_INLINE I largest_of_each(const I (&rows)[8]) {
+  // Halving trees: pairs of rows are interleaved and the halves joined.
+  template <I (*op)(I, I)>
+  KVANT_INLINE I fold_each(const I (&rows)[8]) {
     I quarter[2];
     for (int h = 0; h < 2; ++h) {
       const I* r = rows + 4 * h;
-      const I ab = imax(_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[0], r[1]));
-      const I cd = imax(_mm256_unpacklo_epi32(r[2], r[3]), _mm256_unpackhi_epi32(r[2], r[3]));
-      quarter[h] = imax(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+      const I ab = op(_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[0], r[1]));
+      const I cd = op(_mm256_unpacklo_epi32(r[2], r[3]), _mm256_unpackhi_epi32(r[2], r[3]));
+      quarter[h] = op(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
     }
-    return imax(_mm256_permute2x128_si256(quarter[0], quarter[1], 0x20),
+    return op(_mm256_permute2x128_si256(quarter[0], quarter[1], 0x20),
                 _mm256_permute2x128_si256(quarter[0], quarter[1], 0x31));
   }
 
@@ -115,6 +121,50 @@ struct Avx2 {
     const I words = _mm256_packus_epi32(iand(a[0], low), iand(a[1], low));
     const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128((__m128i*)out, _mm_shuffle_epi32(bytes, 0xd8));
+  }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  KVANT_INLINE I load_u8(const uint8_t* x) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)x)); }
+  KVANT_INLINE F low_half(I a) {
+    const I words = _mm256_packus_epi32(iand(a, isplat(0xffff)), _mm256_setzero_si256());
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(words, 0x08)));
+  }
+  KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), a);
+  }
+  KVANT_INLINE I gather(const uint32_t* table, I index) { return _mm256_i32gather_epi32((const int*)table, index, 4); }
+
+  static constexpr int kWideOffset = 0;
+  static constexpr int kTiles = 1, kColumns = 4;
+  static constexpr int dot_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : max <= 63 ? 63 : max <= 127 ? 127 : 255; }
+  // Products are added in pairs to sixteen bits; as many pairs are added up there as cannot overflow.
+  template <int kSteps, int kMax, class Sum, int kT, int kC>
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+    constexpr int kFit = kMax == 255 ? 1 : 32767 / (2 * kMax * 127), kRun = kFit < kSteps ? kFit : kSteps;
+    const I ones = _mm256_set1_epi16(1);
+    for (int t = 0; t < kT; ++t) {
+      for (int first = 0; first < kSteps; first += kRun) {
+        I pairs[kC][2];
+        for (int s = first; s < first + kRun && s < kSteps; ++s) {
+          const uint8_t* code = codes + t * stride + 64 * s;
+          const I w[2] = {_mm256_loadu_si256((const __m256i*)code), _mm256_loadu_si256((const __m256i*)(code + 32))};
+          for (int c = 0; c < kC; ++c) {
+            int32_t four;
+            __builtin_memcpy(&four, q + 32 * c + 4 * s, 4);
+            const I x = _mm256_set1_epi32(four);
+            for (int p = 0; p < 2; ++p) {
+              // |w| times x with the sign of w: at most 2 * 128 * 127, which fits.
+              const I product = kMax == 255 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[p]), _mm256_sign_epi8(x, w[p]))
+                                            : _mm256_maddubs_epi16(w[p], x);
+              pairs[c][p] = s == first ? product : _mm256_add_epi16(pairs[c][p], product);
+            }
+          }
+        }
+        for (int c = 0; c < kC; ++c) {
+          for (int p = 0; p < 2; ++p) sum[t][c].v[p] = iadd(sum[t][c].v[p], _mm256_madd_epi16(pairs[c][p], ones));
+        }
+      }
+    }
   }
 
   KVANT_INLINE void store_quads(uint8_t* out, int part, I a, I b, I c, I d) {

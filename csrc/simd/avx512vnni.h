@@ -64,6 +64,7 @@ struct Avx512Vnni {
   KVANT_INLINE I isub(I a, I b) { return _mm512_sub_epi32(a, b); }
   KVANT_INLINE I iand(I a, I b) { return _mm512_and_si512(a, b); }
   KVANT_INLINE I ior(I a, I b) { return _mm512_or_si512(a, b); }
+  KVANT_INLINE I ixor(I a, I b) { return _mm512_xor_si512(a, b); }
   KVANT_INLINE I imin(I a, I b) { return _mm512_min_epi32(a, b); }
   KVANT_INLINE I imax(I a, I b) { return _mm512_max_epi32(a, b); }
   KVANT_INLINE M ieq(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }
@@ -77,45 +78,73 @@ struct Avx512Vnni {
 
   // Four 4x4 transposes side by side: register k holds rows k, k + 4, k + 8, k + 12.
   template <class Row>
+  KVANT_INLINE void transpose4(Row&& row, float* out) {
+    __m512 r[4];
+    for (int k = 0; k < 4; ++k) {
+      __m512 four = _mm512_castps128_ps512(_mm_loadu_ps(row(k)));
+      four = _mm512_insertf32x4(four, _mm_loadu_ps(row(k + 4)), 1);
+      four = _mm512_insertf32x4(four, _mm_loadu_ps(row(k + 8)), 2);
+      r[k] = _mm512_insertf32x4(four, _mm_loadu_ps(row(k + 12)), 3);
+    }
+    const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
+    const __m512 c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
+    _mm512_storeu_ps(out, _mm512_shuffle_ps(a, c, 0x44));
+    _mm512_storeu_ps(out + 16, _mm512_shuffle_ps(a, c, 0xee));
+    _mm512_storeu_ps(out + 2 * 16, _mm512_shuffle_ps(b, d, 0x44));
+    _mm512_storeu_ps(out + 3 * 16, _mm512_shuffle_ps(b, d, 0xee));
+  }
+  template <class Row>
   KVANT_INLINE void transpose(Row&& row, int first, float* out) {
     for (int column = 0; column < 16; column += 4) {
-      __m512 r[4];
-      for (int k = 0; k < 4; ++k) {
-        const int at = first + column;
-        __m512 four = _mm512_castps128_ps512(_mm_loadu_ps(row(k) + at));
-        four = _mm512_insertf32x4(four, _mm_loadu_ps(row(k + 4) + at), 1);
-        four = _mm512_insertf32x4(four, _mm_loadu_ps(row(k + 8) + at), 2);
-        r[k] = _mm512_insertf32x4(four, _mm_loadu_ps(row(k + 12) + at), 3);
-      }
-      const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
-      const __m512 c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
-      float* o = out + column * 16;
-      _mm512_storeu_ps(o, _mm512_shuffle_ps(a, c, 0x44));
-      _mm512_storeu_ps(o + 16, _mm512_shuffle_ps(a, c, 0xee));
-      _mm512_storeu_ps(o + 2 * 16, _mm512_shuffle_ps(b, d, 0x44));
-      _mm512_storeu_ps(o + 3 * 16, _mm512_shuffle_ps(b, d, 0xee));
+      transpose4([&](int r) KVANT_LAMBDA { return row(r) + first + column; }, out + column * 16);
     }
   }
 
-  // Halving trees: pairs of rows are interleaved and the halves compared.
-  KVANT_INLINE I largest_of_each(const I (&rows)[16]) {
+  // Halving trees: pairs of rows are interleaved and the halves joined.
+  template <I (*op)(I, I)>
+  KVANT_INLINE I fold_each(const I (&rows)[16]) {
     I quarter[4];
     for (int h = 0; h < 4; ++h) {
       const I* r = rows + 4 * h;
-      const I ab = imax(_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1]));
-      const I cd = imax(_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
-      quarter[h] = imax(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+      const I ab = op(_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1]));
+      const I cd = op(_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
+      quarter[h] = op(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
     }
     I half[2];
     for (int h = 0; h < 2; ++h) {
       const I a = quarter[2 * h], b = quarter[2 * h + 1];
-      half[h] = imax(_mm512_shuffle_i32x4(a, b, 0x44), _mm512_shuffle_i32x4(a, b, 0xee));
+      half[h] = op(_mm512_shuffle_i32x4(a, b, 0x44), _mm512_shuffle_i32x4(a, b, 0xee));
     }
-    return imax(_mm512_shuffle_i32x4(half[0], half[1], 0x88), _mm512_shuffle_i32x4(half[0], half[1], 0xdd));
+    return op(_mm512_shuffle_i32x4(half[0], half[1], 0x88), _mm512_shuffle_i32x4(half[0], half[1], 0xdd));
   }
 
   KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[1]) {
     _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(a[0]));
+  }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  KVANT_INLINE I load_u8(const uint8_t* x) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)x)); }
+  KVANT_INLINE F low_half(I a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
+  KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), a);
+  }
+  KVANT_INLINE I gather(const uint32_t* table, I index) { return _mm512_i32gather_epi32(index, table, 4); }
+
+  static constexpr int kWideOffset = 128;
+  static constexpr int kTiles = 3, kColumns = 4;
+  static constexpr int dot_class(int) { return 255; }
+  template <int kSteps, int kMax, class Sum, int kT, int kC>
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+    for (int s = 0; s < kSteps; ++s) {
+      I w[kT];
+      for (int t = 0; t < kT; ++t) w[t] = _mm512_loadu_si512(codes + t * stride + 64 * s);
+      for (int c = 0; c < kC; ++c) {
+        int32_t four;
+        __builtin_memcpy(&four, q + 32 * c + 4 * s, 4);
+        const I x = _mm512_set1_epi32(four);
+        for (int t = 0; t < kT; ++t) sum[t][c].v[0] = _mm512_dpbusd_epi32(sum[t][c].v[0], w[t], x);
+      }
+    }
   }
 
   KVANT_INLINE void store_quads(uint8_t* out, int, I a, I b, I c, I d) {

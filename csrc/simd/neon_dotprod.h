@@ -62,6 +62,7 @@ struct NeonDotprod {
   KVANT_INLINE I isub(I a, I b) { return vsubq_s32(a, b); }
   KVANT_INLINE I iand(I a, I b) { return vandq_s32(a, b); }
   KVANT_INLINE I ior(I a, I b) { return vorrq_s32(a, b); }
+  KVANT_INLINE I ixor(I a, I b) { return veorq_s32(a, b); }
   KVANT_INLINE I imin(I a, I b) { return vminq_s32(a, b); }
   KVANT_INLINE I imax(I a, I b) { return vmaxq_s32(a, b); }
   KVANT_INLINE M ieq(I a, I b) { return vceqq_s32(a, b); }
@@ -78,30 +79,70 @@ struct NeonDotprod {
   KVANT_INLINE F from_bits(I a) { return vreinterpretq_f32_s32(a); }
 
   template <class Row>
-  KVANT_INLINE void transpose(Row&& row, int first, float* out) {
+  KVANT_INLINE void transpose4(Row&& row, float* out) {
     for (int quarter = 0; quarter < 16; quarter += 4) {
-      for (int column = 0; column < 16; column += 4) {
-        const float32x4x2_t ab = vtrnq_f32(vld1q_f32(row(quarter) + first + column),
-                                           vld1q_f32(row(quarter + 1) + first + column));
-        const float32x4x2_t cd = vtrnq_f32(vld1q_f32(row(quarter + 2) + first + column),
-                                           vld1q_f32(row(quarter + 3) + first + column));
-        float* o = out + column * 16 + quarter;
-        vst1q_f32(o, vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0])));
-        vst1q_f32(o + 16, vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));
-        vst1q_f32(o + 2 * 16, vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0])));
-        vst1q_f32(o + 3 * 16, vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
-      }
+      const float32x4x2_t ab = vtrnq_f32(vld1q_f32(row(quarter)), vld1q_f32(row(quarter + 1)));
+      const float32x4x2_t cd = vtrnq_f32(vld1q_f32(row(quarter + 2)), vld1q_f32(row(quarter + 3)));
+      float* o = out + quarter;
+      vst1q_f32(o, vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0])));
+      vst1q_f32(o + 16, vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));
+      vst1q_f32(o + 2 * 16, vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0])));
+      vst1q_f32(o + 3 * 16, vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
+    }
+  }
+  template <class Row>
+  KVANT_INLINE void transpose(Row&& row, int first, float* out) {
+    for (int column = 0; column < 16; column += 4) {
+      transpose4([&](int r) KVANT_LAMBDA { return row(r) + first + column; }, out + column * 16);
     }
   }
 
-  KVANT_INLINE I largest_of_each(const I (&rows)[4]) {
-    return vpmaxq_s32(vpmaxq_s32(rows[0], rows[1]), vpmaxq_s32(rows[2], rows[3]));
+  template <I (*op)(I, I)>
+  KVANT_INLINE I fold_each(const I (&rows)[4]) {
+    const auto halve = [](I a, I b) { return op(vuzp1q_s32(a, b), vuzp2q_s32(a, b)); };
+    return halve(halve(rows[0], rows[1]), halve(rows[2], rows[3]));
   }
 
   KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[4]) {
     const int16x8_t low = vuzp1q_s16(vreinterpretq_s16_s32(a[0]), vreinterpretq_s16_s32(a[1]));
     const int16x8_t high = vuzp1q_s16(vreinterpretq_s16_s32(a[2]), vreinterpretq_s16_s32(a[3]));
     vst1q_u8(out, vuzp1q_u8(vreinterpretq_u8_s16(low), vreinterpretq_u8_s16(high)));
+  }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+  KVANT_INLINE I load_u8(const uint8_t* x) {
+    uint32_t four;
+    __builtin_memcpy(&four, x, 4);
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four))))));
+  }
+  KVANT_INLINE F low_half(I a) { return vcvt_f32_f16(vreinterpret_f16_s16(vmovn_s32(a))); }
+  KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) {
+    return vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(table), vreinterpretq_u8_s32(a)));
+  }
+  KVANT_INLINE I gather(const uint32_t* table, I index) {
+    const uint32_t four[4] = {table[vgetq_lane_s32(index, 0)], table[vgetq_lane_s32(index, 1)],
+                              table[vgetq_lane_s32(index, 2)], table[vgetq_lane_s32(index, 3)]};
+    return vreinterpretq_s32_u32(vld1q_u32(four));
+  }
+
+  static constexpr int kWideOffset = 0;
+  static constexpr int kTiles = 1, kColumns = 4;
+  static constexpr int dot_class(int max) { return max == 255 ? 255 : 127; }
+  // Unsigned codes are at most 127, so signed bytes to the processor.
+  template <int kSteps, int kMax, class Sum, int kT, int kC>
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+    for (int t = 0; t < kT; ++t) {
+      for (int s = 0; s < kSteps; ++s) {
+        const int8_t* code = reinterpret_cast<const int8_t*>(codes + t * stride + 64 * s);
+        const int8x16_t w[4] = {vld1q_s8(code), vld1q_s8(code + 16), vld1q_s8(code + 32), vld1q_s8(code + 48)};
+        for (int c = 0; c < kC; ++c) {
+          int32_t four;
+          __builtin_memcpy(&four, q + 32 * c + 4 * s, 4);
+          const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));
+          for (int p = 0; p < 4; ++p) sum[t][c].v[p] = vdotq_s32(sum[t][c].v[p], w[p], x);
+        }
+      }
+    }
   }
 
   KVANT_INLINE void store_quads(uint8_t* out, int part, I a, I b, I c, I d) {

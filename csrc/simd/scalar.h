@@ -50,7 +50,11 @@ struct Scalar {
   KVANT_INLINE bool any(M a) { return a; }
 
   KVANT_INLINE I isplat(int32_t x) { return x; }
-  KVANT_INLINE I iload(const int32_t* x) { return *x; }
+  KVANT_INLINE I iload(const int32_t* x) {
+    I a;
+    memcpy(&a, x, 4);
+    return a;
+  }
   KVANT_INLINE void istore(int32_t* x, I a) { *x = a; }
   KVANT_INLINE I iadd(I a, I b) { return I(uint32_t(a) + uint32_t(b)); }
   KVANT_INLINE I isub(I a, I b) { return I(uint32_t(a) - uint32_t(b)); }
@@ -60,6 +64,7 @@ struct Scalar {
   KVANT_INLINE I imax(I a, I b) { return a > b ? a : b; }
   KVANT_INLINE M ieq(I a, I b) { return a == b; }
   KVANT_INLINE I iselect(M m, I a, I b) { return m ? a : b; }
+  KVANT_INLINE I ixor(I a, I b) { return a ^ b; }
   template <int S> KVANT_INLINE I shl(I a) { return I(uint32_t(a) << S); }
   template <int S> KVANT_INLINE I shr(I a) { return I(uint32_t(a) >> S); }
   KVANT_INLINE F to_f32(I a) { return float(a); }
@@ -72,8 +77,43 @@ struct Scalar {
     memcpy(out, row(0) + first, 16 * sizeof(float));
   }
 
-  KVANT_INLINE I largest_of_each(const I (&rows)[1]) { return rows[0]; }
+  template <I (*op)(I, I)>
+  KVANT_INLINE I fold_each(const I (&rows)[1]) { return rows[0]; }
   KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[1]) { *out = uint8_t(a[0]); }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return __builtin_fmaf(a, b, c); }
+  KVANT_INLINE I load_u8(const uint8_t* x) { return *x; }
+  KVANT_INLINE F low_half(I a) { return f16_to_f32(uint16_t(a)); }
+  KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) {
+    uint32_t r = 0;
+    for (int shift = 0; shift < 32; shift += 8) r |= uint32_t(table[uint32_t(a) >> shift & 15]) << shift;
+    return I(r);
+  }
+  KVANT_INLINE I gather(const uint32_t* table, I index) { return I(table[index]); }
+
+  static constexpr int kWideOffset = 0;
+  static constexpr int kTiles = 1, kColumns = 4;
+  static constexpr int dot_class(int max) { return max == 255 ? 255 : 127; }
+  template <int kSteps, int kMax, class Sum, int kT, int kC>
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+    for (int t = 0; t < kT; ++t) {
+      for (int c = 0; c < kC; ++c) {
+        for (int s = 0; s < kSteps; ++s) {
+          for (int i = 0; i < 4; ++i) {
+            const uint8_t code = codes[t * stride + 64 * s + i];
+            sum[t][c].v[0] += (kMax == 255 ? int8_t(code) : int(code)) * int8_t(q[32 * c + 4 * s + i]);
+          }
+        }
+      }
+    }
+  }
+
+  template <class Row>
+  KVANT_INLINE void transpose4(Row&& row, float* out) {
+    for (int r = 0; r < 16; ++r) {
+      for (int w = 0; w < 4; ++w) memcpy(out + 16 * w + r, row(r) + w, 4);
+    }
+  }
 
   KVANT_INLINE void store_quads(uint8_t* out, int, I a, I b, I c, I d) {
     const I words[4] = {a, b, c, d};

@@ -52,6 +52,7 @@ struct Wide {
     KVANT_MEMBER friend I operator+(I a, I b) { KVANT_EACH a.v[p] = N::iadd(a.v[p], b.v[p]); return a; }
     KVANT_MEMBER friend I operator-(I a, I b) { KVANT_EACH a.v[p] = N::isub(a.v[p], b.v[p]); return a; }
     KVANT_MEMBER friend I operator&(I a, I b) { KVANT_EACH a.v[p] = N::iand(a.v[p], b.v[p]); return a; }
+    KVANT_MEMBER friend I operator^(I a, I b) { KVANT_EACH a.v[p] = N::ixor(a.v[p], b.v[p]); return a; }
     KVANT_MEMBER friend I operator|(I a, I b) { KVANT_EACH a.v[p] = N::ior(a.v[p], b.v[p]); return a; }
     KVANT_MEMBER friend M operator==(I a, I b) { M m; KVANT_EACH m.v[p] = N::ieq(a.v[p], b.v[p]); return m; }
     template <int S> KVANT_MEMBER I shl() const { I r; KVANT_EACH r.v[p] = N::template shl<S>(v[p]); return r; }
@@ -95,23 +96,56 @@ struct Wide {
     for (int i = 0; i < count; i += 16) N::transpose(row, i, out + size_t(i) * kLanes);
   }
 
-  // Lane l of the result is the largest lane of a[l].
-  KVANT_INLINE I largest_of_each(const I (&a)[kLanes]) {
+  // Four words of four bytes of sixteen rows: out[word][row] = row(r)[word].
+  template <class Row>
+  KVANT_INLINE void transpose_words(Row&& row, uint8_t* out) {
+    N::transpose4([&](int r) KVANT_LAMBDA { return reinterpret_cast<const float*>(row(r)); },
+                  reinterpret_cast<float*>(out));
+  }
+
+  // Lane l of the result is the largest lane, or the sum of the lanes, of a[l].
+  KVANT_INLINE I largest_of_each(const I (&a)[kLanes]) { return fold_each<&N::imax>(a); }
+  KVANT_INLINE I sum_of_each(const I (&a)[kLanes]) { return fold_each<&N::iadd>(a); }
+  template <typename N::I (*op)(typename N::I, typename N::I)>
+  KVANT_INLINE I fold_each(const I (&a)[kLanes]) {
     I r;
     KVANT_EACH {
       typename N::I rows[kWidth];
       for (int l = 0; l < kWidth; ++l) {
         const I& row = a[p * kWidth + l];
         rows[l] = row.v[0];
-        for (int q = 1; q < N::kParts; ++q) rows[l] = N::imax(rows[l], row.v[q]);
+        for (int q = 1; q < N::kParts; ++q) rows[l] = op(rows[l], row.v[q]);
       }
-      r.v[p] = N::largest_of_each(rows);
+      r.v[p] = N::template fold_each<op>(rows);
     }
     return r;
   }
 
   // The low byte of every lane.
   KVANT_INLINE void store_bytes(uint8_t* out, I a) { N::store_bytes(out, a.v); }
+
+  // a * b + c, rounded once.
+  KVANT_INLINE F fma(F a, F b, F c) { KVANT_EACH c.v[p] = N::fma(a.v[p], b.v[p], c.v[p]); return c; }
+  KVANT_INLINE I load_u8(const uint8_t* x) { I r; KVANT_EACH r.v[p] = N::load_u8(x + p * kWidth); return r; }
+  // The half in the low sixteen bits of every lane.
+  KVANT_INLINE F low_half(I a) { F r; KVANT_EACH r.v[p] = N::low_half(a.v[p]); return r; }
+  // Every byte of a looked up: table[a], a in 0..15.
+  KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) { KVANT_EACH a.v[p] = N::lookup_bytes(table, a.v[p]); return a; }
+  KVANT_INLINE I gather(const uint32_t* table, I index) { I r; KVANT_EACH r.v[p] = N::gather(table, index.v[p]); return r; }
+
+  // sum[t][c] += four adjacent products of codes and q in every lane, kSteps times. Step s of tile t
+  // takes the codes at codes + t * stride + 64 * s, four per lane, and of column c the four bytes at
+  // q + 32 * c + 4 * s. Codes are unsigned and at most kMax; kMax = 255 stands for codes over the
+  // whole range of eight bits, unsigned where kWideOffset is 128 and signed where it is 0. q is
+  // signed and not -128. The sums are exact.
+  template <int kSteps, int kMax, int kTiles, int kColumns>
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, I (&sum)[kTiles][kColumns]) {
+    N::template dot<kSteps, kMax>(codes, stride, q, sum);
+  }
+  static constexpr int kWideOffset = N::kWideOffset;
+  // The largest register tile, and the largest code of those that one dot() serves alike.
+  static constexpr int kMaxTiles = N::kTiles, kMaxColumns = N::kColumns;
+  static constexpr int dot_class(int max) { return N::dot_class(max); }
 
   // Four words of every lane: those of lane 4q + j go to out + (4j + q) * 16.
   KVANT_INLINE void store_quads(uint8_t* out, I a, I b, I c, I d) {

@@ -11,6 +11,8 @@ import os
 from kvant import _core, isa
 from kvant.errors import Error, FormatError, GGUFError, IsaError, ModelError, ShapeError
 from kvant.formats import FormatInfo, format_info, formats
+from kvant.packed import PackedTensor
+from kvant.products import matmul, matmul_many
 from kvant.qtensor import QTensor
 from kvant.quant import QuantError, quant_error, quantize, validate
 
@@ -21,6 +23,7 @@ __all__ = [
     "GGUFError",
     "IsaError",
     "ModelError",
+    "PackedTensor",
     "QTensor",
     "QuantError",
     "ShapeError",
@@ -28,6 +31,8 @@ __all__ = [
     "formats",
     "gguf",
     "isa",
+    "matmul",
+    "matmul_many",
     "quant_error",
     "quantize",
     "reference",

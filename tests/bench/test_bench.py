@@ -34,29 +34,17 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "_SECONDS", 1e-5)
 
 
-class Packed:
-    """Stands for what QTensor.pack returns where this build has no packing."""
-
-    def __init__(self, q: kvant.QTensor) -> None:
-        self.q, self.nbytes = q, q.nbytes
-
-
 @pytest.fixture
 def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Puts a product in NumPy where this build has none; notes (weights, m) of every call."""
-    calls: list[tuple[int, int]] = []
-    real: Any = getattr(kvant, "matmul", None)
+    """Notes (weights, m) of every product."""
+    module = import_module("kvant.bench.matmul")
+    real, calls = module.product, []
 
-    def product(x: Any, w: Any, out: Any = None, act: str = "q8", threads: Any = None) -> Any:
-        assert act == "q8" and threads in (1, 2)
+    def product(x: Any, w: Any, **options: Any) -> Any:
         calls.append((id(w), len(x)))
-        if real is not None:
-            return real(x, w, out=out, act=act, threads=threads)
-        return np.matmul(x, getattr(w, "q", w).dequantize().T, out=out)
+        return real(x, w, **options)
 
-    monkeypatch.setattr(kvant, "matmul", product, raising=False)
-    if not hasattr(kvant.QTensor, "pack"):
-        monkeypatch.setattr(kvant.QTensor, "pack", lambda q: Packed(q), raising=False)
+    monkeypatch.setattr(module, "product", product)
     return calls
 
 
@@ -82,10 +70,8 @@ def check_row(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_part_runs(
-    part: str, products: list[tuple[int, int]], tmp_path: Path, capsys: Capture
-) -> None:
-    words = ("--formats", "q4_0,q4_k", "--shape", "64x256", "--tokens", "1,8")
+def test_every_part_runs(part: str, tmp_path: Path, capsys: Capture) -> None:
+    words = ("--formats", "q4_0,q4_k,f16", "--shape", "64x256", "--tokens", "1,8")
     files = ("--json", tmp_path / "a.json", "--plot", tmp_path / "a.png")
     assert run(part, *SMALL, *words, *files) == 0
     shown = capsys.readouterr()
@@ -151,17 +137,8 @@ def test_matmul_rotates_weights_that_no_cache_holds(products: list[tuple[int, in
         assert row.more["operations_per_byte"] > 0
 
 
-def test_a_build_without_matmul_says_so(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.delattr(kvant, "matmul", raising=False)
-    assert run("compute", "matmul", *SMALL) == 2
-    shown = capsys.readouterr()
-    assert "kvant.matmul" in shown.err and shown.out == ""
-
-
 @pytest.mark.parametrize("part", ["codecs", "matmul"])
-def test_ggml_stands_beside(
-    part: str, products: list[tuple[int, int]], tmp_path: Path, capsys: Capture
-) -> None:
+def test_ggml_stands_beside(part: str, tmp_path: Path, capsys: Capture) -> None:
     if ggml() is None:
         pytest.skip("needs llama-cpp-python and cffi")
     words = ("--formats", "q4_0", "--shape", "256x256", "--tokens", "1,8", "--vs", "ggml")
@@ -262,7 +239,7 @@ def test_unknown_names_are_typed_errors(capsys: Capture) -> None:
         run("everything")
 
 
-def test_the_roofs_and_points_of_a_report(products: list[tuple[int, int]]) -> None:
+def test_the_roofs_and_points_of_a_report() -> None:
     from kvant.bench.plot import points, roofline_png, roofs
 
     wanted = bench.settings(

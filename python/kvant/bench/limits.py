@@ -12,9 +12,9 @@ from .memory import buffer
 from .probes import STREAMS, copy_task, products_task, read_task, store_task
 from .timing import Task, turns
 
-__all__ = ["COPY", "INT8", "READ", "STORE", "Limit", "Limits"]
+__all__ = ["COPY", "READ", "STORE", "Limit", "Limits"]
 
-READ, COPY, STORE, INT8 = "read", "copy", "store", "int8"
+READ, COPY, STORE = "read", "copy", "store"
 
 
 class Limit(NamedTuple):
@@ -38,7 +38,7 @@ class Limits:
         self.array: NDArray[np.uint8] = buffer(memory)
         self.isa = isa.available()[0]
         self._streams: dict[int, int] = {}
-        self._int8: dict[int, Limit] = {}
+        self._products: dict[tuple[str, int], Limit] = {}
 
     def streams(self, threads: int) -> int:
         """At how many places in turn this machine reads fastest; found out at the first call."""
@@ -67,9 +67,9 @@ class Limits:
         task = copy_task(source, target, threads, around=True, name=self.isa)
         return Limit(COPY, task, half / 1e9)
 
-    def int8(self, threads: int) -> Limit:
-        """Dot products of int8 in registers."""
-        if threads not in self._int8:
-            task, amount = products_task("int8", threads, self.isa)
-            self._int8[threads] = Limit(INT8, task, amount)
-        return self._int8[threads]
+    def products(self, what: str, threads: int) -> Limit:
+        """Products of `"int8"` or `"f32"` in registers."""
+        if (what, threads) not in self._products:
+            task, amount = products_task(what, threads, self.isa)
+            self._products[what, threads] = Limit(what, task, amount)
+        return self._products[what, threads]

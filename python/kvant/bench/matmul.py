@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-import kvant
-
 from .. import isa
-from ..errors import Error
 from ..formats import FormatInfo, format_info
+from ..products import matmul as product
 from ..qtensor import QTensor
 from .ggml import Ggml
 from .inputs import packed_rows
@@ -25,7 +23,7 @@ from .result import Row, Section, Step, Update, beside, gather, row
 from .settings import Settings
 from .timing import Task, turns
 
-__all__ = ["PEERS", "matmul", "require", "start"]
+__all__ = ["PEERS", "matmul", "start"]
 
 _KEYS = ("format", "m", "isa", "threads", "weights")
 PEERS = ("ggml", "ggml repack")
@@ -37,13 +35,8 @@ def matmul(settings: Settings, peer: Ggml | None = None, update: Update | None =
     """Measure kvant.matmul: GB/s of weights for m = 1, GOP/s for more rows of x.
 
     Weights rotate among copies that no cache holds together. The limit for m = 1 is the read
-    probe, for more rows the int8 peak, with as many threads. Bytes are those of the format, also
-    for packed weights and for those that ggml lays out anew.
-
-    Raises
-    ------
-    Error
-        This build of kvant has no matmul.
+    probe, for more rows the int8 peak (f32 for weights of floats), with as many threads. Bytes
+    are those of the format, also for packed weights and for those that ggml lays out anew.
     """
     return start(Section("matmul", "", _KEYS), settings, peer, update)
 
@@ -52,7 +45,6 @@ def start(
     section: Section, settings: Settings, peer: Ggml | None = None, update: Update | None = None
 ) -> Section:
     """Fill a section that the caller keeps, so that it survives an interruption."""
-    require()
     n, k = settings.shape
     section.title = f"Matrix products: weights {n} x {k}"
     section.keys = _KEYS
@@ -73,12 +65,6 @@ def start(
     return gather(section, steps, update)
 
 
-def require() -> None:
-    """Raise Error where this build of kvant has no matmul."""
-    if not hasattr(kvant, "matmul"):
-        raise Error("[bench] expected a build with kvant.matmul, got one without it")
-
-
 class _Copies:
     """The weights of a format, as often as it takes to exceed the caches."""
 
@@ -88,8 +74,8 @@ class _Copies:
         self.nbytes = n * self.info.row_bytes(k)
         count = -(-settings.memory // self.nbytes)
         self.data = [packed_rows(format, n, k) for _ in range(count)]
-        self.tensors: list[Any] = [QTensor(d, format, (n, k)) for d in self.data]
-        self.packed = [q.pack() for q in self.tensors] if hasattr(QTensor, "pack") else []
+        self.tensors = [QTensor(d, format, (n, k)) for d in self.data]
+        self.packed = [q.pack() for q in self.tensors]
         # One rotation for all who use the same bytes, or the second would find them in a cache.
         self.turn = cycle(range(count))
         self.packed_turn = cycle(range(count))
@@ -134,13 +120,14 @@ def _measure(
     x[:] = np.random.default_rng(3).standard_normal((m, k), np.float32)
     out = buffer(4 * m * n).view(np.float32).reshape(m, n)
     case = _Case(made(), x, out, threads, name)
-    tops = {"read": limits.read(threads), "int8": limits.int8(threads)}
+    arithmetic = limits.products("f32" if case.copies.info.block == 1 else "int8", threads)
+    tops = {"read": limits.read(threads), "arithmetic": arithmetic}
     own = _own(case)
     theirs = _theirs(case, peer) if peer else {}
     tasks = own | theirs | {key: top.task for key, top in tops.items()}
     times = turns(tasks, rounds=settings.rounds, sample=settings.sample)
     operations, weights = 2e-9 * m * n * k, case.copies.nbytes / 1e9
-    amount, unit, key = (weights, "GB/s", "read") if m == 1 else (operations, "GOP/s", "int8")
+    amount, unit, key = (weights, "GB/s", "read") if m == 1 else (operations, "GOP/s", "arithmetic")
     top = (tops[key].name, times[key], tops[key].amount)
     rows = []
     for kind in own:
@@ -148,7 +135,9 @@ def _measure(
             "gop_per_s": round(times[kind].rate(operations, "wall"), 3),
             "operations_per_byte": round(operations / (weights + (x.nbytes + out.nbytes) / 1e9), 3),
             "read_gb_per_s": round(times["read"].rate(tops["read"].amount, "wall"), 3),
-            "int8_gop_per_s": round(times["int8"].rate(tops["int8"].amount, "wall"), 3),
+            f"{arithmetic.name}_gop_per_s": round(
+                times["arithmetic"].rate(arithmetic.amount, "wall"), 3
+            ),
             "weight_bytes": case.copies.nbytes,
         }
         if kind == "packed":
@@ -161,7 +150,6 @@ def _measure(
 
 def _own(case: _Case) -> dict[str, Task]:
     copies = case.copies
-    product: Any = kvant.matmul
 
     def packed() -> None:
         w = copies.packed[next(copies.packed_turn)]
@@ -175,8 +163,7 @@ def _own(case: _Case) -> dict[str, Task]:
         isa.use(case.isa)
         time.sleep(_PAUSE)
 
-    found = {"packed": Task(packed, before)} if copies.packed else {}
-    return found | {"unpacked": Task(unpacked, before)}
+    return {"packed": Task(packed, before), "unpacked": Task(unpacked, before)}
 
 
 def _theirs(case: _Case, peer: Ggml) -> dict[str, Task]:

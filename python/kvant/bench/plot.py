@@ -40,9 +40,9 @@ def roofs(report: Report) -> dict[str, float]:
     for r in rows.get("matmul", []):
         if r.case["threads"] == most:
             found["GB/s"].append(r.more["read_gb_per_s"])
-            found["GOP/s"].append(r.more["int8_gop_per_s"])
+            found["GOP/s"] += [r.more[k] for k in ("int8_gop_per_s",) if k in r.more]
     if found["GB/s"]:
-        return {unit: float(np.median(values)) for unit, values in found.items()}
+        return {unit: float(np.median(values)) for unit, values in found.items() if values}
     for name, unit, word in (("bandwidth", "GB/s", "read"), ("compute", "GOP/s", "int8")):
         found[unit] = [r.value for r in rows.get(name, []) if str(r.case["what"]).startswith(word)]
     return {unit: max(values) for unit, values in found.items() if values}

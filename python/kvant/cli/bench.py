@@ -81,7 +81,6 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, write; Ctrl-C keeps what was measured so far."""
     from ..bench import settings
     from ..bench.machine import machine
-    from ..bench.matmul import require
     from ..bench.report import print_head, print_section
     from ..bench.result import Report
     from .console import bar, command_line, console
@@ -97,8 +96,6 @@ def run(args: argparse.Namespace) -> int:
         quick=args.quick,
     )
     peer = _peer(args.vs)
-    if "matmul" in args.what:
-        require()
     for path in filter(None, (args.json, args.plot)):
         if not path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))

@@ -1,7 +1,7 @@
 """What a format is to the reference: a name, a block, and two functions on blocks.
 
 Shapes are handled here and nowhere else. A format sees blocks only: `encode_blocks` takes f32 of
-shape (n, block), `decode_blocks` takes bytes of shape (n, block_bytes).
+shape (n, block), `decode_blocks` or `unpack_blocks` takes bytes of shape (n, block_bytes).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .numeric import F32, U8, canonical, ordered_sum
+from .numeric import F32, I8, U8, canonical, f32, ordered_sum
 
 # Elements that are worked on at once: enough to hide the interpreter, few enough for the cache.
 _CHUNK = 1 << 16
@@ -29,6 +29,19 @@ class Weights:
 
     importance: F32
     row_square: F32
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Weights as small integers under one scale per group: w = scale * code - minimum.
+
+    `codes` has the shape of the weights; `scale` and `minimum` have one number in place of each
+    `group` weights along the last axis. Formats without a minimum have None there.
+    """
+
+    codes: I8
+    scale: F32
+    minimum: F32 | None = None
 
 
 class Format(ABC):
@@ -79,22 +92,59 @@ class Format(ABC):
 
     def decode(self, data: ArrayLike) -> F32:
         """Decode rows: uint8 [..., row_bytes] to f32 [..., row_bytes / block_bytes * block]."""
-        rows = np.asarray(data)
-        if rows.dtype != np.uint8:
-            raise ValueError(f"[decode] expected uint8 bytes, got {rows.dtype}")
-        if rows.ndim == 0 or rows.shape[-1] % self.block_bytes:
-            got = rows.shape[-1] if rows.ndim else "a scalar"
-            raise ValueError(
-                f"[decode] expected rows that are a multiple of {self.block_bytes} bytes "
-                f"({self.name}), got {got}"
-            )
-        flat = np.ascontiguousarray(rows).reshape(-1, self.block_bytes)
+        rows = self.check_bytes("decode", data)
+        flat = rows.reshape(-1, self.block_bytes)
         out = np.empty((flat.shape[0], self.block), np.float32)
         with np.errstate(all="ignore"):
             for start in range(0, flat.shape[0], step := max(1, _CHUNK // self.block)):
                 values = self.decode_blocks(flat[start : start + step])
                 out[start : start + step] = values if self.keeps_nan else canonical(values)
         return out.reshape(*rows.shape[:-1], rows.shape[-1] // self.block_bytes * self.block)
+
+    def check_bytes(self, function: str, data: ArrayLike) -> U8:
+        """The data as contiguous packed rows, or a ValueError on behalf of `function`."""
+        rows = np.asarray(data)
+        if rows.dtype != np.uint8:
+            raise ValueError(f"[{function}] expected uint8 bytes, got {rows.dtype}")
+        if rows.ndim == 0 or rows.shape[-1] % self.block_bytes:
+            got = rows.shape[-1] if rows.ndim else "a scalar"
+            raise ValueError(
+                f"[{function}] expected rows that are a multiple of {self.block_bytes} bytes "
+                f"({self.name}), got {got}"
+            )
+        return np.ascontiguousarray(rows)
+
+
+class BlockFormat(Format):
+    """A format whose blocks are codes in groups of 16 or 32; a subclass says which they are."""
+
+    group: ClassVar[int] = 32
+
+    @abstractmethod
+    def unpack_blocks(self, data: U8) -> Groups:
+        """Codes (n, block), scales and minima (n, block / group) of bytes (n, block_bytes).
+
+        Formats with a table of values have the values as codes.
+        """
+
+    def decode_blocks(self, data: U8) -> F32:
+        groups = self.unpack_blocks(data)
+        sub = f32(groups.codes).reshape(-1, self.block // self.group, self.group)
+        values = groups.scale[:, :, None] * sub
+        if groups.minimum is not None:
+            values = values - groups.minimum[:, :, None]
+        return values.reshape(-1, self.block)
+
+    def unpack(self, data: ArrayLike) -> Groups:
+        """Split rows: uint8 [..., row_bytes] to codes [..., cols] and numbers [..., cols/group]."""
+        rows = self.check_bytes("unpack", data)
+        with np.errstate(all="ignore"):
+            found = self.unpack_blocks(rows.reshape(-1, self.block_bytes))
+        blocks = rows.shape[-1] // self.block_bytes
+        cols = (*rows.shape[:-1], blocks * self.block)
+        per_group = (*rows.shape[:-1], blocks * self.block // self.group)
+        low = None if found.minimum is None else found.minimum.reshape(per_group)
+        return Groups(found.codes.reshape(cols), found.scale.reshape(per_group), low)
 
 
 def _check_importance(importance: ArrayLike, cols: int) -> F32:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Format, Weights
+from .base import BlockFormat, Groups, Weights
 from .bits import pack_halves, unpack_halves
 from .numeric import F32, U8, f32, low_byte, truncate
 
@@ -74,7 +74,7 @@ def _largest(x: F32) -> F32:
     return top
 
 
-class MXFP4(Format):
+class MXFP4(BlockFormat):
     """w = E2M1[code] * 2**(e - 127) in blocks of 32."""
 
     name = "mxfp4"
@@ -86,15 +86,16 @@ class MXFP4(Format):
         codes = nearest_code(x, power_scale(e)[:, None])
         return np.hstack([e[:, None], pack_halves(codes)])
 
-    def decode_blocks(self, data: U8) -> F32:
-        return _DOUBLED[unpack_halves(data[:, 1:])] * power_scale(data[:, 0])[:, None]
+    def unpack_blocks(self, data: U8) -> Groups:
+        return Groups(DOUBLED[unpack_halves(data[:, 1:])], power_scale(data[:, :1]))
 
 
-class NVFP4(Format):
+class NVFP4(BlockFormat):
     """w = E2M1[code] * E4M3[scale] in sub-blocks of 16, four to a block."""
 
     name = "nvfp4"
     block = 64
+    group = 16
     block_bytes = 36
 
     def encode_blocks(self, x: F32, weights: Weights | None) -> U8:
@@ -103,7 +104,6 @@ class NVFP4(Format):
         codes = nearest_code(sub, _HALF_E4M3[scale][:, None])
         return np.hstack([scale.reshape(-1, 4), pack_halves(codes).reshape(-1, 32)])
 
-    def decode_blocks(self, data: U8) -> F32:
-        codes = unpack_halves(data[:, 4:].reshape(-1, 8)).reshape(-1, 4, 16)
-        scale = _HALF_E4M3[data[:, :4]]
-        return (_DOUBLED[codes] * scale[:, :, None]).reshape(-1, 64)
+    def unpack_blocks(self, data: U8) -> Groups:
+        codes = unpack_halves(data[:, 4:].reshape(-1, 8)).reshape(-1, 64)
+        return Groups(DOUBLED[codes], _HALF_E4M3[data[:, :4]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Format, Weights
+from .base import BlockFormat, Groups, Weights
 from .bits import pack_halves, unpack_halves
 from .numeric import (
     F32,
@@ -75,7 +75,7 @@ def _columns(x: F32) -> F32:
     return np.ascontiguousarray(x.reshape(-1, 32).T)
 
 
-class IQ4NL(Format):
+class IQ4NL(BlockFormat):
     """w = d * level[code] in blocks of 32; the codes are chosen with the unrounded d."""
 
     name = "iq4_nl"
@@ -88,11 +88,11 @@ class IQ4NL(Format):
         codes = nearest_level(reciprocal(d)[:, None] * x)
         return np.hstack([half_bytes(d), pack_halves(codes)])
 
-    def decode_blocks(self, data: U8) -> F32:
-        return read_half(data, 0)[:, None] * _LEVELS[unpack_halves(data[:, 2:])]
+    def unpack_blocks(self, data: U8) -> Groups:
+        return Groups(LEVELS[unpack_halves(data[:, 2:])], read_half(data, 0)[:, None])
 
 
-class IQ4XS(Format):
+class IQ4XS(BlockFormat):
     """w = (d * sc) * level[code] with a signed six-bit sc for each 32 of 256."""
 
     name = "iq4_xs"
@@ -114,11 +114,11 @@ class IQ4XS(Format):
         packed = pack_halves(codes.reshape(-1, 32)).reshape(-1, 128)
         return np.hstack([half_bytes(d), high_bytes, low, packed])
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         low = np.stack([data[:, 4:8] & 15, data[:, 4:8] >> 4], axis=2).reshape(-1, 8)
         shifts = np.arange(0, 16, 2, dtype=np.uint16)
         high = (read_u16(data, 2)[:, None] >> shifts) & 3
         sc = low.astype(np.int32) + (high.astype(np.int32) << 4) - 32
         unit = read_half(data, 0)[:, None] * f32(sc)
-        codes = unpack_halves(data[:, 8:].reshape(-1, 16)).reshape(-1, 8, 32)
-        return (unit[:, :, None] * _LEVELS[codes]).reshape(-1, 256)
+        codes = unpack_halves(data[:, 8:].reshape(-1, 16)).reshape(-1, 256)
+        return Groups(LEVELS[codes], unit)

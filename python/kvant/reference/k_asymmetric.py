@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Format, Weights
+from .base import BlockFormat, Groups, Weights
 from .bits import pack_quarters, unpack_quarters
 from .numeric import (
     F32,
@@ -19,6 +19,7 @@ from .numeric import (
     f32,
     from_half,
     half_bytes,
+    i8,
     low_byte,
     nearest_int,
     ordered_sum,
@@ -50,10 +51,9 @@ def _largest(x: F32) -> F32:
     return top
 
 
-class _Asymmetric(Format):
+class _Asymmetric(BlockFormat):
     block = 256
     uses_importance = True
-    size: ClassVar[int]
     top: ClassVar[int]
     scale_top: ClassVar[int]
     steps: ClassVar[_Step]
@@ -62,7 +62,7 @@ class _Asymmetric(Format):
 
     def plain_weights(self, columns: F32) -> F32:
         """Weights of a search without importance."""
-        square = ordered_sum(columns * columns) / np.float32(self.size)
+        square = ordered_sum(columns * columns) / np.float32(self.group)
         return f32(np.sqrt(square) + np.abs(columns))
 
     def small_codes(self, x: F32) -> tuple[F32, I32]:
@@ -74,15 +74,15 @@ class _Asymmetric(Format):
         return largest / np.float32(self.scale_top), low_byte(codes).astype(np.int32)
 
     def scales(self, x: F32, weights: Weights | None) -> tuple[F32, F32, I32, I32, I32]:
-        """Units d and dmin (n), scales and minima (n, 256/size), searched codes (n, 256)."""
-        columns = sub_blocks(x, self.size)
+        """Units d and dmin (n), scales and minima (n, 256/group), searched codes (n, 256)."""
+        columns = sub_blocks(x, self.group)
         if weights is None:
             w = self.plain_weights(columns)
             found = make_qkx(columns, self.top, w, *self.steps, absolute=self.absolute)
         else:
-            w = super_weights(x, weights, self.size, self.sigma_factor)
+            w = super_weights(x, weights, self.group, self.sigma_factor)
             found = make_qkx(columns, self.top, w, *_WEIGHTED_STEPS)
-        count = 256 // self.size
+        count = 256 // self.group
         codes = np.ascontiguousarray(found[2].T).reshape(-1, 256)
         if weights is None:
             d, sc = self.small_codes(found[0].reshape(-1, count))
@@ -98,17 +98,14 @@ class _Asymmetric(Format):
 
     def round_codes(self, x: F32, d: F32, dmin: F32, sc: Ints, mc: Ints, codes: I32) -> I32:
         """Codes for the scales as stored; where a scale is zero the searched codes stay."""
-        sub = x.reshape(-1, 256 // self.size, self.size)
+        sub = x.reshape(-1, 256 // self.group, self.group)
         unit = from_half(to_half(d))[:, None] * f32(sc)
         shift = from_half(to_half(dmin))[:, None] * f32(mc)
         new = np.clip(nearest_int((sub + shift[:, :, None]) / unit[:, :, None]), 0, self.top)
         return np.where((unit != 0)[:, :, None], new, codes.reshape(sub.shape)).reshape(-1, 256)
 
-    def values(self, d: F32, dmin: F32, sc: Ints, mc: Ints, codes: Ints) -> F32:
-        unit = d[:, None] * f32(sc)
-        shift = dmin[:, None] * f32(mc)
-        sub = f32(codes).reshape(-1, 256 // self.size, self.size)
-        return (unit[:, :, None] * sub - shift[:, :, None]).reshape(-1, 256)
+    def groups(self, d: F32, dmin: F32, sc: Ints, mc: Ints, codes: Ints) -> Groups:
+        return Groups(i8(codes), d[:, None] * f32(sc), dmin[:, None] * f32(mc))
 
 
 class Q2_K(_Asymmetric):  # noqa: N801
@@ -116,7 +113,7 @@ class Q2_K(_Asymmetric):  # noqa: N801
 
     name = "q2_k"
     block_bytes = 84
-    size = 16
+    group = 16
     top = 3
     scale_top = 15
     steps = (np.float32(-0.5), np.float32(0.1), 15)
@@ -132,10 +129,10 @@ class Q2_K(_Asymmetric):  # noqa: N801
         codes = self.round_codes(x, d, dmin, both & 15, both >> 4, codes)
         return np.hstack([both, pack_quarters(codes), half_bytes(d), half_bytes(dmin)])
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         codes = unpack_quarters(data[:, 16:80])
         sc, mc = data[:, :16] & 15, data[:, :16] >> 4
-        return self.values(read_half(data, 80), read_half(data, 82), sc, mc, codes)
+        return self.groups(read_half(data, 80), read_half(data, 82), sc, mc, codes)
 
 
 def pack_six(sc: I32, mc: I32) -> U8:
@@ -160,7 +157,6 @@ class Q4_K(_Asymmetric):  # noqa: N801
 
     name = "q4_k"
     block_bytes = 144
-    size = 32
     top = 15
     scale_top = 63
     steps = (np.float32(-1.0), np.float32(0.1), 20)
@@ -181,10 +177,10 @@ class Q4_K(_Asymmetric):  # noqa: N801
         head, codes = self.head(x, weights)
         return np.hstack([*head, pack_pairs(codes)])
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         sc, mc = unpack_six(data[:, 4:16])
         codes = unpack_pairs(data[:, 16:])
-        return self.values(read_half(data, 0), read_half(data, 2), sc, mc, codes)
+        return self.groups(read_half(data, 0), read_half(data, 2), sc, mc, codes)
 
 
 class Q5_K(Q4_K):  # noqa: N801
@@ -202,12 +198,12 @@ class Q5_K(Q4_K):  # noqa: N801
         high = low_byte(np.bitwise_or.reduce(fifth, axis=1))
         return np.hstack([*head, high, pack_pairs(codes & 15)])
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         sc, mc = unpack_six(data[:, 4:16])
         shifts = np.arange(8, dtype=np.uint8)[:, None]
         fifth = ((data[:, None, 16:48] >> shifts) & 1).reshape(-1, 256)
         codes = unpack_pairs(data[:, 48:]) | fifth << 4
-        return self.values(read_half(data, 0), read_half(data, 2), sc, mc, codes)
+        return self.groups(read_half(data, 0), read_half(data, 2), sc, mc, codes)
 
 
 def pack_pairs(codes: I32) -> U8:

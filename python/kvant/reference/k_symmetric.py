@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Format, Weights
+from .base import BlockFormat, Groups, Weights
 from .bits import pack_quarters, unpack_quarters
 from .k_asymmetric import sub_blocks, super_weights
 from .numeric import (
@@ -18,6 +18,7 @@ from .numeric import (
     f32,
     from_half,
     half_bytes,
+    i8,
     low_byte,
     nearest_int,
     ordered_sum,
@@ -37,20 +38,20 @@ def _round_codes(x: F32, d: F32, sc: I32, codes: I32, middle: int) -> I32:
     return np.where((unit != 0)[:, :, None], new, codes.reshape(sub.shape)).reshape(-1, 256)
 
 
-def _values(d: F32, sc: I32, codes: I32) -> F32:
-    unit = d[:, None] * f32(sc)
-    return (unit[:, :, None] * f32(codes).reshape(-1, 16, 16)).reshape(-1, 256)
+def _groups(d: F32, sc: I32, codes: I32) -> Groups:
+    return Groups(i8(codes), d[:, None] * f32(sc))
 
 
 def _by_row(columns: I32) -> I32:
     return np.ascontiguousarray(columns.T)
 
 
-class Q3_K(Format):  # noqa: N801
+class Q3_K(BlockFormat):  # noqa: N801
     """Codes -4 .. 3 (two bits, and an inverted third one apart), scales of six bits."""
 
     name = "q3_k"
     block = 256
+    group = 16
     block_bytes = 110
     uses_importance = True
 
@@ -84,21 +85,22 @@ class Q3_K(Format):  # noqa: N801
         pairs = low_byte(np.bitwise_or.reduce(upper, axis=1))
         return np.hstack([high, pack_quarters(codes & 3), nibbles, pairs, half_bytes(d)])
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         codes = unpack_quarters(data[:, 32:96]).astype(np.int32)
         high = np.unpackbits(data[:, None, :32], axis=1, bitorder="little").reshape(-1, 256)
         nibbles = np.hstack([data[:, 96:104] & 15, data[:, 96:104] >> 4])
         shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
         upper = (data[:, None, 104:108] >> shifts & 3).reshape(-1, 16)
         sc = (nibbles | upper << 4).astype(np.int32) - 32
-        return _values(read_half(data, 108), sc, codes - 4 + (high.astype(np.int32) << 2))
+        return _groups(read_half(data, 108), sc, codes - 4 + (high.astype(np.int32) << 2))
 
 
-class Q6_K(Format):  # noqa: N801
+class Q6_K(BlockFormat):  # noqa: N801
     """Codes -32 .. 31 (four and two bits), scales of eight bits."""
 
     name = "q6_k"
     block = 256
+    group = 16
     block_bytes = 210
     uses_importance = True
 
@@ -118,9 +120,9 @@ class Q6_K(Format):  # noqa: N801
         packed[amax < SMALLEST_GROUP] = 0
         return packed
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         low = data[:, :128].reshape(-1, 2, 64)
         nibbles = np.stack([low & 15, low >> 4], axis=2).reshape(-1, 256)
         codes = (nibbles | unpack_quarters(data[:, 128:192]) << 4).astype(np.int32) - 32
         sc = data[:, 192:208].view(np.int8).astype(np.int32)
-        return _values(read_half(data, 208), sc, codes)
+        return _groups(read_half(data, 208), sc, codes)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .base import Format, Weights
+from .base import BlockFormat, Groups, Weights
 from .bits import pack_fifth, pack_halves, unpack_fifth, unpack_halves
 from .numeric import (
     F32,
@@ -15,6 +15,8 @@ from .numeric import (
     Ints,
     f32,
     half_bytes,
+    i8,
+    i32,
     low_byte,
     peak,
     read_half,
@@ -34,7 +36,7 @@ def row_weights(x: F32, weights: Weights) -> F32:
     return np.ascontiguousarray((weights.importance * spread).T)
 
 
-class _Symmetric(Format):
+class _Symmetric(BlockFormat):
     """w = d * (code - middle), codes 0 .. 2*middle - 1."""
 
     block = 32
@@ -51,11 +53,11 @@ class _Symmetric(Format):
         shifted = x * reciprocal(scale)[:, None] + np.float32(self.middle + 0.5)
         return scale, np.minimum(signed_byte(truncate(f32(shifted))), 2 * self.middle - 1)
 
-    def values(self, d: F32, codes: Ints) -> F32:
-        return f32(codes.astype(np.int32) - self.middle) * d[:, None]
+    def groups(self, d: F32, codes: Ints) -> Groups:
+        return Groups(i8(i32(codes) - self.middle), d[:, None])
 
 
-class _Asymmetric(Format):
+class _Asymmetric(BlockFormat):
     """w = d * code + m, codes 0 .. top."""
 
     block = 32
@@ -80,8 +82,8 @@ class _Asymmetric(Format):
             return scale, low, np.minimum(signed_byte(codes), self.top)
         return scale, low, low_byte(codes).astype(np.int32)
 
-    def values(self, d: F32, m: F32, codes: Ints) -> F32:
-        return f32(codes) * d[:, None] + m[:, None]
+    def groups(self, d: F32, m: F32, codes: Ints) -> Groups:
+        return Groups(i8(codes), d[:, None], -m[:, None])
 
 
 class Q4_0(_Symmetric):  # noqa: N801
@@ -93,8 +95,8 @@ class Q4_0(_Symmetric):  # noqa: N801
         d, codes = self.codes(x, weights)
         return np.hstack([half_bytes(d), pack_halves(low_byte(codes))])
 
-    def decode_blocks(self, data: U8) -> F32:
-        return self.values(read_half(data, 0), unpack_halves(data[:, 2:]))
+    def unpack_blocks(self, data: U8) -> Groups:
+        return self.groups(read_half(data, 0), unpack_halves(data[:, 2:]))
 
 
 class Q5_0(_Symmetric):  # noqa: N801
@@ -106,9 +108,9 @@ class Q5_0(_Symmetric):  # noqa: N801
         d, codes = self.codes(x, weights)
         return np.hstack([half_bytes(d), pack_fifth(codes), pack_halves(codes & 15)])
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         codes = unpack_halves(data[:, 6:]) | unpack_fifth(data[:, 2:6])
-        return self.values(read_half(data, 0), codes)
+        return self.groups(read_half(data, 0), codes)
 
 
 class Q4_1(_Asymmetric):  # noqa: N801
@@ -121,9 +123,9 @@ class Q4_1(_Asymmetric):  # noqa: N801
         d, m, codes = self.codes(x, weights)
         return np.hstack([half_bytes(d), half_bytes(m), pack_halves(low_byte(codes))])
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         codes = unpack_halves(data[:, 4:])
-        return self.values(read_half(data, 0), read_half(data, 2), codes)
+        return self.groups(read_half(data, 0), read_half(data, 2), codes)
 
 
 class Q5_1(_Asymmetric):  # noqa: N801
@@ -137,12 +139,12 @@ class Q5_1(_Asymmetric):  # noqa: N801
         head = [half_bytes(d), half_bytes(m), pack_fifth(codes)]
         return np.hstack([*head, pack_halves(codes & 15)])
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         codes = unpack_halves(data[:, 8:]) | unpack_fifth(data[:, 4:8])
-        return self.values(read_half(data, 0), read_half(data, 2), codes)
+        return self.groups(read_half(data, 0), read_half(data, 2), codes)
 
 
-class Q8_0(Format):  # noqa: N801
+class Q8_0(BlockFormat):  # noqa: N801
     """w = d * code, codes -128 .. 127; the encoder uses -127 .. 127."""
 
     name = "q8_0"
@@ -155,5 +157,5 @@ class Q8_0(Format):  # noqa: N801
         scaled = x * reciprocal(d)[:, None]
         return np.hstack([half_bytes(d), low_byte(truncate(round_half_away(scaled)))])
 
-    def decode_blocks(self, data: U8) -> F32:
-        return f32(data[:, 2:].view(np.int8)) * read_half(data, 0)[:, None]
+    def unpack_blocks(self, data: U8) -> Groups:
+        return Groups(data[:, 2:].view(np.int8), read_half(data, 0)[:, None])

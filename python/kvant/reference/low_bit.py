@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Format, Weights
+from .base import BlockFormat, Groups, Weights
 from .numeric import (
     F32,
     U8,
     f32,
     half_bytes,
+    i8,
+    i32,
     low_byte,
     ordered_sum,
     peak,
@@ -22,7 +24,7 @@ from .numeric import (
 _SHIFTS = np.array([0, 2, 4, 6], np.uint8)
 
 
-class Q1_0(Format):  # noqa: N801
+class Q1_0(BlockFormat):  # noqa: N801
     """Signs of 128 weights under their mean magnitude; zero of either sign counts as positive."""
 
     name = "q1_0"
@@ -33,12 +35,12 @@ class Q1_0(Format):  # noqa: N801
         d = ordered_sum(np.abs(np.ascontiguousarray(x.T))) / np.float32(128)
         return np.hstack([half_bytes(d), np.packbits(x >= 0, axis=1, bitorder="little")])
 
-    def decode_blocks(self, data: U8) -> F32:
-        d = read_half(data, 0)[:, None]
-        return f32(np.where(np.unpackbits(data[:, 2:], axis=1, bitorder="little"), d, -d))
+    def unpack_blocks(self, data: U8) -> Groups:
+        bits = np.unpackbits(data[:, 2:], axis=1, bitorder="little")
+        return Groups(i8(i32(bits) * 2 - 1), np.repeat(read_half(data, 0)[:, None], 4, axis=1))
 
 
-class Q2_0(Format):  # noqa: N801
+class Q2_0(BlockFormat):  # noqa: N801
     """w = (code - 1) * d for 64 weights, d their largest magnitude, codes 0 .. 3."""
 
     name = "q2_0"
@@ -52,6 +54,6 @@ class Q2_0(Format):  # noqa: N801
         packed = np.bitwise_or.reduce(codes << _SHIFTS.astype(np.int32), axis=2)
         return np.hstack([half_bytes(d), low_byte(packed)])
 
-    def decode_blocks(self, data: U8) -> F32:
-        codes = (data[:, 2:, None] >> _SHIFTS & 3).reshape(-1, 64).astype(np.int32) - 1
-        return f32(codes) * read_half(data, 0)[:, None]
+    def unpack_blocks(self, data: U8) -> Groups:
+        codes = (data[:, 2:, None] >> _SHIFTS & 3).reshape(-1, 64)
+        return Groups(i8(i32(codes) - 1), np.repeat(read_half(data, 0)[:, None], 2, axis=1))

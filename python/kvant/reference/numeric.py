@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 F32: TypeAlias = NDArray[np.float32]
+I8: TypeAlias = NDArray[np.int8]
 I32: TypeAlias = NDArray[np.int32]
 U8: TypeAlias = NDArray[np.uint8]
 Ints: TypeAlias = NDArray[np.integer[Any]]
@@ -33,6 +34,11 @@ def f32(x: NDArray[Any]) -> F32:
 def i32(x: NDArray[Any]) -> I32:
     """The same whole numbers as int32."""
     return np.asarray(x, dtype=np.int32)
+
+
+def i8(x: NDArray[Any]) -> I8:
+    """The same whole numbers as int8."""
+    return np.asarray(x, dtype=np.int8)
 
 
 def nearest_int(x: F32) -> I32:

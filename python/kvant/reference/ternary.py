@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Format, Weights
+from .base import BlockFormat, Groups, Weights
 from .bits import pack_quarters, unpack_quarters
 from .numeric import (
     F32,
@@ -12,6 +12,8 @@ from .numeric import (
     U8,
     f32,
     half_bytes,
+    i8,
+    i32,
     low_byte,
     peak,
     read_half,
@@ -43,7 +45,7 @@ def _unpack(data: U8) -> U8:
     return (shifted.astype(np.uint16) * 3 >> 8).astype(np.uint8)
 
 
-class TQ1_0(Format):  # noqa: N801
+class TQ1_0(BlockFormat):  # noqa: N801
     """Five codes to a byte: 32 bytes hold 160 of them, 16 hold 80, and 4 hold the last 16."""
 
     name = "tq1_0"
@@ -58,15 +60,15 @@ class TQ1_0(Format):  # noqa: N801
         narrow = _pack(trits[:, 160:240].reshape(-1, 5, 16))
         return np.hstack([wide, narrow, _pack(tail), half_bytes(d)])
 
-    def decode_blocks(self, data: U8) -> F32:
+    def unpack_blocks(self, data: U8) -> Groups:
         wide = _unpack(data[:, :32]).reshape(-1, 160)
         narrow = _unpack(data[:, 32:48]).reshape(-1, 80)
         tail = _unpack(data[:, 48:52])[:, :4].reshape(-1, 16)
-        codes = np.hstack([wide, narrow, tail]).astype(np.int32) - 1
-        return f32(codes) * read_half(data, 52)[:, None]
+        codes = i32(np.hstack([wide, narrow, tail])) - 1
+        return Groups(i8(codes), np.repeat(read_half(data, 52)[:, None], 8, axis=1))
 
 
-class TQ2_0(Format):  # noqa: N801
+class TQ2_0(BlockFormat):  # noqa: N801
     """Two bits to a code; the unused code 3 decodes to 2 * d."""
 
     name = "tq2_0"
@@ -77,6 +79,6 @@ class TQ2_0(Format):  # noqa: N801
         d, trits = _trits(x)
         return np.hstack([pack_quarters(trits & 3), half_bytes(d)])
 
-    def decode_blocks(self, data: U8) -> F32:
-        codes = unpack_quarters(data[:, :64]).astype(np.int32) - 1
-        return f32(codes) * read_half(data, 64)[:, None]
+    def unpack_blocks(self, data: U8) -> Groups:
+        codes = i32(unpack_quarters(data[:, :64])) - 1
+        return Groups(i8(codes), np.repeat(read_half(data, 64)[:, None], 8, axis=1))
