@@ -8,6 +8,7 @@ void bind_codec(nb::module_& m);
 void bind_matmul(nb::module_& m);
 void bind_runtime(nb::module_& m);
 void bind_files(nb::module_& m);
+void bind_ops(nb::module_& m);
 void bind_probe(nb::module_& m);
 
 NB_MODULE(_core, m) {
@@ -15,5 +16,6 @@ NB_MODULE(_core, m) {
   bind_matmul(m);
   bind_runtime(m);
   bind_files(m);
+  bind_ops(m);
   bind_probe(m);
 }

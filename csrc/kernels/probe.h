@@ -109,7 +109,7 @@ double probe_fma(int64_t steps) noexcept {
   N::probe_hide(a);
   for (auto& sum : sums) sum = hidden<N>(N::splat(0.0f));
   for (int64_t i = 0; i < steps; ++i) {
-    for (auto& sum : sums) sum = N::probe_fma(sum, a, b);
+    for (auto& sum : sums) sum = N::fma(a, b, sum);
   }
   double total = 0;
   for (auto& sum : sums) {

@@ -116,8 +116,8 @@ def _roofs(axes: Any, tops: dict[str, float], drawn: list[Point]) -> None:
         axes.plot(x, roof, color=_INK, lw=1.6, zorder=2)
     if memory:
         axes.annotate(
-            f"memory: read {memory:.1f} GB/s", (x[60], slope[60]), (10, -12),
-            textcoords="offset points", fontsize=9, color=_INK,
+            f"memory: read {memory:.1f} GB/s", (x[100], roof[100]), (-8, 6),
+            textcoords="offset points", fontsize=9, color=_INK, ha="right",
         )  # fmt: skip
     if arithmetic:
         axes.annotate(
