@@ -185,6 +185,20 @@ struct Avx2 {
 
   KVANT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   KVANT_INLINE F swap_pairs(F a) { return _mm256_permute_ps(a, 0xb1); }
+
+  // For kernels/probe.h: chains that hide the latency of a product, and values the compiler may not
+  // reason about. probe_dot: each lane += 4 adjacent products, unsigned times signed; spelled out,
+  // because compilers do half of it once for all chains, and move the sums between registers.
+  static constexpr int kProbeChains = 12;
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    const I ones = _mm256_set1_epi16(1);
+    I t;
+    asm volatile("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+                 : "+x"(sum), "=&x"(t) : "x"(a), "x"(b), "x"(ones));
+    return sum;
+  }
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+x"(a)); }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+x"(a)); }
 };
 
 }  // namespace

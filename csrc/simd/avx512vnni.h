@@ -169,6 +169,15 @@ struct Avx512Vnni {
 
   KVANT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   KVANT_INLINE F swap_pairs(F a) { return _mm512_permute_ps(a, 0xb1); }
+
+  // For kernels/probe.h, as in avx2.h.
+  static constexpr int kProbeChains = 16;
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    asm volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+v"(a)); }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+v"(a)); }
 };
 
 }  // namespace

@@ -162,6 +162,15 @@ struct NeonDotprod {
 
   KVANT_INLINE F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   KVANT_INLINE F swap_pairs(F a) { return vrev64q_f32(a); }
+
+  // For kernels/probe.h: chains that hide the latency of a product, and values the compiler may not
+  // reason about. probe_dot: each lane += 4 adjacent products.
+  static constexpr int kProbeChains = 16;
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
+  }
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+w"(a)); }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+w"(a)); }
 };
 
 }  // namespace

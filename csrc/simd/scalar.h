@@ -124,6 +124,16 @@ struct Scalar {
   }
 
   KVANT_INLINE F fma(F a, F b, F c) { return __builtin_fmaf(a, b, c); }
+
+  // For kernels/probe.h: a product of four bytes as a program without vectors computes it.
+  static constexpr int kProbeChains = 4;
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+r"(a)); }
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    probe_hide(a);
+    for (int i = 0; i < 32; i += 8) sum = iadd(sum, I(int8_t(a >> i)) * I(int8_t(b >> i)));
+    return sum;
+  }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+m"(a)); }
 };
 
 }  // namespace
