@@ -11,13 +11,22 @@ constexpr int code_offset() {
   return Format::kCodeMax == 255 ? V::kWideOffset : Format::kCodeOffset;
 }
 
+// The share of step b of `steps`.
+KVANT_INLINE void ask_ahead(const Ahead& ahead, int b, int steps) {
+  const int first = ahead.lines * b / steps, last = ahead.lines * (b + 1) / steps;
+  for (int p = 0; p < ahead.places; ++p) {
+    for (int i = first; i < last; ++i) __builtin_prefetch(ahead.from[p] + 64 * i);
+  }
+}
+
 // `blocks` blocks of sixteen rows, packed.
 template <class V, class Format>
-void expand_chunk(const uint8_t* packed, int blocks, RowTile& tile) noexcept {
+void expand_chunk(const uint8_t* packed, int blocks, RowTile& tile, const Ahead& ahead) noexcept {
   constexpr int kCodes = plane_bytes<CodePlanes<Format>>(), kScales = plane_bytes<ScalePlanes<Format>>();
   constexpr int kBlock = Format::kInfo.block, kGroups = kBlock / Format::kInfo.group;
   const uint8_t *codes = packed, *scales = packed + int64_t(blocks) * kTileRows * kCodes;
   for (int b = 0; b < blocks; ++b) {
+    ask_ahead(ahead, b, blocks);
     for (int lane = 0; lane < kTileRows; lane += V::kLanes) {
       Format::template expand<V>(
           PackedBlock<V>{codes + b * kCodes * kTileRows, scales + b * kScales * kTileRows, lane},
@@ -61,7 +70,7 @@ void expand_floats(const uint8_t* packed, int blocks, RowTile& tile, float* out)
   if constexpr (Format::kInfo.block == 1) {
     widen_tile<V, Format>(packed, blocks, out);
   } else {
-    expand_chunk<V, Format>(packed, blocks, tile);
+    expand_chunk<V, Format>(packed, blocks, tile, Ahead{});
     constexpr int kGroup = Format::kInfo.group;
     constexpr bool kSigned = Format::kCodeMax == 255 && V::kWideOffset == 0;
     for (int k = 0; k < blocks * Format::kInfo.block; k += 4) {

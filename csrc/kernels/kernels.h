@@ -61,8 +61,15 @@ struct ProductShape {
 constexpr int kMostTiles = 4, kMostColumns = 6;
 
 
+// What comes next, to be asked for while this is worked on: `lines` lines of 64 bytes from each place.
+struct Ahead {
+  const uint8_t* from[kMostTiles];
+  int32_t places, lines;
+};
+
 // y [columns][tiles][16] += tiles x records, over one chunk.
-using MultiplyKernel = void (*)(const RowTile* tiles, const uint8_t* records, int blocks, float* y) noexcept;
+using MultiplyKernel = void (*)(const RowTile* tiles, const uint8_t* records, int blocks, float* y,
+                                const Ahead& ahead) noexcept;
 using MultiplyFloats = void (*)(const float* weights, const float* x, int columns, float* y) noexcept;
 
 template <int... c>
@@ -72,7 +79,7 @@ struct ColumnList {};
 struct FormatProducts {
   void (*pack)(const uint8_t* const* rows, int blocks, uint8_t* out) noexcept;
   void (*unpack)(const uint8_t* packed, int blocks, uint8_t* const* rows) noexcept;
-  void (*expand)(const uint8_t* packed, int blocks, RowTile& tile) noexcept;
+  void (*expand)(const uint8_t* packed, int blocks, RowTile& tile, const Ahead& ahead) noexcept;
   // Decoded, [column][row]; the tile is scratch.
   void (*floats)(const uint8_t* packed, int blocks, RowTile& tile, float* out) noexcept;
   ProductShape shape;

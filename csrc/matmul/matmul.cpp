@@ -45,33 +45,33 @@ struct Plan {
   int64_t tasks() const { return groups * row_tasks; }
 };
 
-// Asks for the packed chunks that come next, a share of them with every panel of this one.
-class Ahead {
+// The packed chunks that come after chunk c of `tiles` tiles, handed out in shares.
+class Next {
  public:
-  Ahead(const Weights& w, int64_t first, int tiles, int64_t c, int64_t steps) : tiles_(0) {
+  Next(const Weights& w, int64_t first, int tiles, int64_t c, int64_t shares) : all_{} {
     if (!w.packed) return;
-    if (c >= w.chunks()) {
+    if (++c >= w.chunks()) {
       c = 0;
       first += tiles;
     }
-    for (; tiles_ < tiles && first + tiles_ < w.tiles(); ++tiles_) {
-      from_[tiles_] = w.data + (first + tiles_) * w.tile_bytes() + 16 * w.chunk_offset(c);
+    for (; all_.places < tiles && first + all_.places < w.tiles(); ++all_.places) {
+      all_.from[all_.places] = w.data + (first + all_.places) * w.tile_bytes() + 16 * w.chunk_offset(c);
     }
-    bytes_ = 16 * (int64_t(w.chunk_blocks(c)) * w.info().block_bytes);
-    share_ = (bytes_ / 64 + steps - 1) / steps * 64;
+    left_ = int(16 * int64_t(w.chunk_blocks(c)) * w.info().block_bytes / 64);
+    share_ = int((left_ + shares - 1) / shares);
   }
 
-  void step() {
-    for (int t = 0; t < tiles_; ++t) {
-      for (int64_t i = at_; i < at_ + share_ && i < bytes_; i += 64) __builtin_prefetch(from_[t] + i);
-    }
-    at_ += share_;
+  Ahead share() {
+    Ahead part = all_;
+    part.lines = share_ < left_ ? share_ : left_;
+    for (int p = 0; p < all_.places; ++p) all_.from[p] += 64 * part.lines;
+    left_ -= part.lines;
+    return part;
   }
 
  private:
-  const uint8_t* from_[kMostTiles];
-  int tiles_;
-  int64_t bytes_ = 0, share_ = 0, at_ = 0;
+  Ahead all_;
+  int left_ = 0, share_ = 0;
 };
 
 void multiply_tiles(const MatmulKernels& k, const Plan& plan, const Panels& x, int64_t first, int tiles,
@@ -81,23 +81,26 @@ void multiply_tiles(const MatmulKernels& k, const Plan& plan, const Panels& x, i
   memset(memory.sums, 0, size_t(x.rows) * size_t(tiles) * 64);
   for (int64_t c = 0; c < w.chunks(); ++c) {
     const int blocks = w.chunk_blocks(c), columns = blocks * w.info().block;
+    // A few rows of x read memory as fast as it goes: then expanding asks for a half of what is next.
+    const bool stream = x.rows <= kStreamRows;
+    Next next(w, first, tiles, c, stream ? 2 : (x.rows + x.width - 1) / x.width);
+    const Ahead half = stream ? next.share() : Ahead{};
     for (int t = 0; t < tiles; ++t) {
       const uint8_t* packed = packed_chunk(k, w, first + t, c, memory.packed);
       if (plan.floats) {
         format.floats(packed, blocks, memory.tiles[t], memory.floats + t * 256 * 16);
       } else {
-        format.expand(packed, blocks, memory.tiles[t]);
+        Ahead own = {{half.from[t]}, t < half.places, half.lines};
+        format.expand(packed, blocks, memory.tiles[t], own);
       }
     }
-    Ahead ahead(w, first, tiles, c + 1, (x.rows + x.width - 1) / x.width);
     for (int64_t j = 0; j < x.rows; j += x.width) {
-      ahead.step();
       const int width = int(x.rows - j < x.width ? x.rows - j : x.width);
       float* sums = memory.sums + j * tiles * 16;
       if (plan.floats) {
         k.floats[tiles - 1][width - 1](memory.floats, reinterpret_cast<const float*>(x.at(c, j)), columns, sums);
       } else {
-        format.multiply[tiles - 1][width - 1](memory.tiles, x.at(c, j), columns / 32, sums);
+        format.multiply[tiles - 1][width - 1](memory.tiles, x.at(c, j), columns / 32, sums, next.share());
       }
     }
   }
