@@ -210,13 +210,13 @@ KVANT_EXPORT int32_t kvant_validate(int32_t format, const uint8_t* data, int64_t
 
 KVANT_EXPORT int64_t kvant_packed_bytes(int32_t format, int64_t rows, int64_t cols) {
   if (const Status s = check_matrix(format, rows, cols, KVANT_F32); !s.ok()) return report(s);
-  return Weights{nullptr, format, rows, cols, true}.packed_bytes();
+  return Weights(nullptr, format, rows, cols, true).packed_bytes();
 }
 
 KVANT_EXPORT int32_t kvant_pack(int32_t format, const uint8_t* data, int64_t rows, int64_t cols, uint8_t* out,
                                 int64_t out_bytes, int32_t threads) {
   KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
-  const Weights w = {data, format, rows, cols, false};
+  const Weights w(data, format, rows, cols, false);
   if (out_bytes != w.packed_bytes()) return fail(Code::bad_shape, "output has the wrong number of bytes");
   KVANT_CHECK(check_packed(out));
   return report(pack(w, out, threads));
@@ -225,8 +225,8 @@ KVANT_EXPORT int32_t kvant_pack(int32_t format, const uint8_t* data, int64_t row
 KVANT_EXPORT int32_t kvant_unpack(int32_t format, const uint8_t* packed, int64_t rows, int64_t cols, uint8_t* out,
                                   int64_t out_bytes, int32_t threads) {
   KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
-  const Weights w = {packed, format, rows, cols, true};
-  if (out_bytes != rows * w.row_bytes()) return fail(Code::bad_shape, "output has the wrong number of bytes");
+  const Weights w(packed, format, rows, cols, true);
+  if (out_bytes != rows * w.row_bytes) return fail(Code::bad_shape, "output has the wrong number of bytes");
   KVANT_CHECK(check_packed(packed));
   return report(unpack(w, out, threads));
 }
@@ -244,9 +244,9 @@ KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, i
     const kvant_product& p = products[i];
     KVANT_CHECK(check_matrix(p.format, p.rows, cols, KVANT_F32));
     KVANT_CHECK(check_matrix(0, x_rows, p.rows, KVANT_F32));
-    out[i] = {{p.weights, p.format, p.rows, cols, p.packed != 0}, p.y, p.y_stride};
+    out[i] = {Weights(p.weights, p.format, p.rows, cols, p.packed != 0), p.y, p.y_stride};
     const Weights& w = out[i].weights;
-    if (p.weight_bytes != (w.packed ? w.packed_bytes() : w.rows * w.row_bytes())) {
+    if (p.weight_bytes != (w.packed ? w.packed_bytes() : w.rows * w.row_bytes)) {
       return fail(Code::bad_shape, "weights have the wrong number of bytes");
     }
     if (w.packed) KVANT_CHECK(check_packed(p.weights));

@@ -118,8 +118,8 @@ struct MXFP4 {
   static constexpr Plane kCodePlanes[] = {{1, 16, 4}}, kScalePlanes[] = {{0, 1, 1}};
   static constexpr int kCodeMax = 24, kCodeOffset = 12;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto e = in.scale_byte(0), one = V::splat_i(1);
     const auto bits = V::select(e == V::splat_i(0), V::splat_i(0x00200000), (e - one).template shl<23>());
     out.put_scale(0, V::from_bits(V::select(e == one, V::splat_i(0x00400000), bits)));
@@ -178,8 +178,8 @@ struct NVFP4 {
   static constexpr Plane kCodePlanes[] = {{4, 32, 4}}, kScalePlanes[] = {{0, 4, 4}};
   static constexpr int kCodeMax = 24, kCodeOffset = 12;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     each_byte<V>(in.scale_word(0), [&](int s, auto code) KVANT_LAMBDA {
       const auto seven = code & V::splat_i(127);
       const auto normal = V::from_bits(seven.template shl<20>() + V::splat_i(119 << 23));
@@ -188,12 +188,12 @@ struct NVFP4 {
       out.put_scale(s, V::select(code == V::splat_i(0x7f), V::splat(0.0f), scale));
     });
     const auto low = splat_bytes<V>(15);
-    for (int i = 0; i < 8; ++i) {
+    each<8>([&]<int i>() KVANT_LAMBDA {
       const auto w = in.code_word(i);
       const int k = 4 * (i / 2) + i % 2;
       out.put(k, V::lookup_bytes(kFp4Unsigned, w & low));
       out.put(k + 2, V::lookup_bytes(kFp4Unsigned, w.template shr<4>() & low));
-    }
+    });
   }
 
   template <class V, bool kWeighted>

@@ -19,16 +19,16 @@ KVANT_INLINE void store_eighths16(int8_t* codes, uint64_t first, uint64_t second
 }
 
 // Codes plus 9: 8 * (point + 1) + 2, and 2 less where down (0 or 1 in every lane) says so.
-template <class V>
-KVANT_INLINE void put_eighths(const TileBlock<V>& out, int k, typename V::I index, typename V::I down) {
+template <class V, class Out>
+KVANT_INLINE void put_eighths(Out&& out, int k, typename V::I index, typename V::I down) {
   const auto two = splat_bytes<V>(3), one = splat_bytes<V>(1);
   const auto twice = down + down;
   const auto shift = splat_bytes<V>(2) - ((twice | twice.template shl<8>()) |
                                           (twice.template shl<16>() | twice.template shl<24>()));
-  for (int part = 0; part < 2; ++part) {
+  each<2>([&]<int part>() KVANT_LAMBDA {
     const auto point = V::gather(reinterpret_cast<const uint32_t*>(kIq1s.point) + part, index + index);
     out.put(k + part, (((point & two) + one) & two).template shl<3>() + shift);
-  }
+  });
 }
 
 struct IQ1_S {
@@ -53,8 +53,8 @@ struct IQ1_S {
   static constexpr Plane kCodePlanes[] = {{2, 48, 4}}, kScalePlanes[] = {{0, 2, 2}};
   static constexpr int kCodeMax = 18, kCodeOffset = 9;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
     each<8>([&]<int b>() KVANT_LAMBDA {
       const auto points = in.code_word(b), word = in.code_word(8 + b / 2).template shr<16 * (b % 2)>();
@@ -97,8 +97,8 @@ struct IQ1_M {
   static constexpr Plane kCodePlanes[] = {{0, 48, 4}}, kScalePlanes[] = {{48, 8, 4}};
   static constexpr int kCodeMax = 18, kCodeOffset = 9;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const typename V::I scales[2] = {in.scale_word(0), in.scale_word(4)};
     const auto half = (scales[0].template shr<12>() & V::splat_i(15)) | (scales[0].template shr<24>() & V::splat_i(0xf0)) |
                       (scales[1].template shr<4>() & V::splat_i(0xf00)) | (scales[1].template shr<16>() & V::splat_i(0xf000));

@@ -51,8 +51,8 @@ KVANT_INLINE typename V::I signed_codes(typename V::I magnitudes, typename V::I 
 }
 
 // Eight codes from word k on.
-template <class V>
-KVANT_INLINE void put_point(const TileBlock<V>& out, int k, const uint64_t* points, typename V::I index,
+template <class V, class Out>
+KVANT_INLINE void put_point(Out&& out, int k, const uint64_t* points, typename V::I index,
                             typename V::I signs) {
   out.put(k, signed_codes<V>(point_half<V>(points, index, 0), signs));
   out.put(k + 1, signed_codes<V>(point_half<V>(points, index, 1), signs.template shr<4>()));
@@ -84,17 +84,17 @@ struct IQ2_XXS {
   static constexpr Plane kCodePlanes[] = {{2, 64, 4}}, kScalePlanes[] = {{0, 2, 2}};
   static constexpr int kCodeMax = 127, kCodeOffset = 64;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    for (int b = 0; b < 8; ++b) {
+    each<8>([&]<int b>() KVANT_LAMBDA {
       const auto points = in.code_word(2 * b), word = in.code_word(2 * b + 1);
       out.put_scale(b, half_steps<V>(d, word.template shr<28>(), 0.25f));
       each<4>([&]<int l>() KVANT_LAMBDA {
         const auto index = points.template shr<8 * l>() & V::splat_i(255);
         put_point<V>(out, 8 * b + 2 * l, kIq2xxs.point, index, with_parity<V>(word.template shr<7 * l>()));
       });
-    }
+    });
   }
 };
 
@@ -118,20 +118,20 @@ struct IQ2_XS {
   static constexpr Plane kCodePlanes[] = {{2, 64, 4}}, kScalePlanes[] = {{66, 8, 4}, {0, 2, 2}};
   static constexpr int kCodeMax = 127, kCodeOffset = 64;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(8);
-    for (int half = 0; half < 2; ++half) {
+    each<2>([&]<int half>() KVANT_LAMBDA {
       const auto nibbles = in.scale_word(4 * half);
       each<8>([&]<int g>() KVANT_LAMBDA {
         out.put_scale(8 * half + g, half_steps<V>(d, nibbles.template shr<4 * g>() & V::splat_i(15), 0.25f));
       });
-    }
-    for (int g = 0; g < 16; ++g) {
+    });
+    each<16>([&]<int g>() KVANT_LAMBDA {
       const auto two = in.code_word(g), low = V::splat_i(511);
       put_point<V>(out, 4 * g, kIq2xs.point, two & low, with_parity<V>(two.template shr<9>()));
       put_point<V>(out, 4 * g + 2, kIq2xs.point, two.template shr<16>() & low, with_parity<V>(two.template shr<25>()));
-    }
+    });
   }
 };
 
@@ -156,10 +156,10 @@ struct IQ2_S {
   static constexpr Plane kCodePlanes[] = {{2, 72, 4}}, kScalePlanes[] = {{74, 8, 4}, {0, 2, 2}};
   static constexpr int kCodeMax = 127, kCodeOffset = 64;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(8);
-    for (int half = 0; half < 2; ++half) {
+    each<2>([&]<int half>() KVANT_LAMBDA {
       const auto nibbles = in.scale_word(4 * half), highs = in.code_word(16 + half);
       each<8>([&]<int g>() KVANT_LAMBDA {
         out.put_scale(8 * half + g, half_steps<V>(d, nibbles.template shr<4 * g>() & V::splat_i(15), 0.25f));
@@ -173,7 +173,7 @@ struct IQ2_S {
           put_point<V>(out, 8 * w + 2 * l, kIq2s.point, index, signs.template shr<8 * l>());
         });
       });
-    }
+    });
   }
 };
 

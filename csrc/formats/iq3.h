@@ -33,10 +33,10 @@ struct IQ3_XXS {
   static constexpr Plane kCodePlanes[] = {{2, 96, 4}}, kScalePlanes[] = {{0, 2, 2}};
   static constexpr int kCodeMax = 127, kCodeOffset = 64;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    for (int b = 0; b < 8; ++b) {
+    each<8>([&]<int b>() KVANT_LAMBDA {
       const auto word = in.code_word(16 + b);
       out.put_scale(b, half_steps<V>(d, word.template shr<28>(), 0.5f));
       each<8>([&]<int j>() KVANT_LAMBDA {
@@ -44,7 +44,7 @@ struct IQ3_XXS {
         const auto signs = with_parity<V>(word.template shr<7 * (j / 2)>()).template shr<4 * (j % 2)>();
         out.put(8 * b + j, signed_codes<V>(V::gather(kIq3xxs.point, index), signs));
       });
-    }
+    });
   }
 };
 
@@ -74,8 +74,8 @@ struct IQ3_S {
   static constexpr Plane kCodePlanes[] = {{2, 104, 4}}, kScalePlanes[] = {{106, 4, 4}, {0, 2, 2}};
   static constexpr int kCodeMax = 127, kCodeOffset = 64;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(4);
     const auto nibbles = in.scale_word(0);
     each<8>([&]<int b>() KVANT_LAMBDA {

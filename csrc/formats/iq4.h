@@ -134,8 +134,8 @@ struct IQ4_NL {
   static constexpr Plane kCodePlanes[] = {{2, 16, 4}}, kScalePlanes[] = {{0, 2, 2}};
   static constexpr int kCodeMax = 255, kCodeOffset = 0;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     out.put_scale(0, in.scale_half(0));
     expand_nibbles32<V>(in, 0, out, 0, [](int, auto nibbles) KVANT_LAMBDA { return iq4_codes<V>(nibbles); });
   }
@@ -180,8 +180,8 @@ struct IQ4_XS {
   static constexpr Plane kCodePlanes[] = {{8, 128, 4}}, kScalePlanes[] = {{0, 8, 4}};
   static constexpr int kCodeMax = 255, kCodeOffset = 0;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto dh = in.scale_word(0), nibbles = in.scale_word(4);
     const auto d = V::low_half(dh), four = V::splat_i(15), two = V::splat_i(0x30);
     const auto put = [&](int b, auto low, auto high) KVANT_LAMBDA {
@@ -197,9 +197,9 @@ struct IQ4_XS {
     put(5, nibbles.template shr<20>(), dh.template shr<22>());
     put(6, nibbles.template shr<24>(), dh.template shr<24>());
     put(7, nibbles.template shr<28>(), dh.template shr<26>());
-    for (int b = 0; b < 8; ++b) {
+    each<8>([&]<int b>() KVANT_LAMBDA {
       expand_nibbles32<V>(in, 4 * b, out, 8 * b, [](int, auto nibbles) KVANT_LAMBDA { return iq4_codes<V>(nibbles); });
-    }
+    });
   }
 
   template <class V, bool kWeighted>

@@ -59,23 +59,23 @@ KVANT_INLINE void requantize(const float* x, int first, int n, typename V::F d, 
 
 // Pairs of 256 elements in sixteen words from `word` on; map(t, k, codes) makes them final, t the bit
 // pair and k the word of the result.
-template <class V, class Map>
-KVANT_INLINE void expand_pairs256(const PackedBlock<V>& in, int word, const TileBlock<V>& out, Map&& map) {
+template <class V, class Out, class Map>
+KVANT_INLINE void expand_pairs256(const PackedBlock<V>& in, int word, Out&& out, Map&& map) {
   const auto low = splat_bytes<V>(3);
-  for (int h = 0; h < 2; ++h) {
-    for (int i = 0; i < 8; ++i) {
+  each<2>([&]<int h>() KVANT_LAMBDA {
+    each<8>([&]<int i>() KVANT_LAMBDA {
       const auto w = in.code_word(word + 8 * h + i);
       const int k = 32 * h + i;
       out.put(k, map(k, w & low));
       out.put(k + 8, map(k + 8, w.template shr<2>() & low));
       out.put(k + 16, map(k + 16, w.template shr<4>() & low));
       out.put(k + 24, map(k + 24, w.template shr<6>() & low));
-    }
-  }
+    });
+  });
 }
 
-template <class V>
-KVANT_INLINE void expand_pairs256(const PackedBlock<V>& in, int word, const TileBlock<V>& out) {
+template <class V, class Out>
+KVANT_INLINE void expand_pairs256(const PackedBlock<V>& in, int word, Out&& out) {
   expand_pairs256<V>(in, word, out, [](int, typename V::I codes) KVANT_LAMBDA { return codes; });
 }
 

@@ -22,17 +22,17 @@ struct Q1_0 {
   static constexpr Plane kCodePlanes[] = {{2, 16, 4}}, kScalePlanes[] = {{0, 2, 2}};
   static constexpr int kCodeMax = 2, kCodeOffset = 1;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    for (int g = 0; g < 4; ++g) {
+    each<4>([&]<int g>() KVANT_LAMBDA {
       out.put_scale(g, d);
       auto bits = in.code_word(g);
-      for (int k = 0; k < 8; ++k) {
+      each<8>([&]<int k>() KVANT_LAMBDA {
         out.put(8 * g + k, spread_four_bits<V>(bits).template shl<1>());
         bits = bits.template shr<4>();
-      }
-    }
+      });
+    });
   }
 
   template <class V, bool kWeighted>
@@ -84,17 +84,17 @@ struct Q2_0 {
   static constexpr Plane kCodePlanes[] = {{2, 16, 4}}, kScalePlanes[] = {{0, 2, 2}};
   static constexpr int kCodeMax = 3, kCodeOffset = 1;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
     out.put_scale(0, d);
     out.put_scale(1, d);
-    for (int i = 0; i < 4; ++i) {
+    each<4>([&]<int i>() KVANT_LAMBDA {
       each_byte<V>(in.code_word(i), [&](int j, auto b) KVANT_LAMBDA {
         const auto spread = (b | b.template shl<6>()) | (b.template shl<12>() | b.template shl<18>());
         out.put(4 * i + j, spread & splat_bytes<V>(3));
       });
-    }
+    });
   }
 
   template <class V, bool kWeighted>

@@ -22,16 +22,16 @@ struct Q2_K {
   static constexpr Plane kCodePlanes[] = {{16, 64, 4}}, kScalePlanes[] = {{0, 16, 4}, {80, 4, 4}};
   static constexpr int kCodeMax = 3, kCodeOffset = 0;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto dm = in.scale_word(16), low = splat_bytes<V>(15);
     const auto d = V::low_half(dm), dmin = V::neg(V::low_half(dm.template shr<16>()));
-    for (int q = 0; q < 4; ++q) {
+    each<4>([&]<int q>() KVANT_LAMBDA {
       const auto w = in.scale_word(4 * q);
       each_byte<V>(w & low, [&](int j, auto s) KVANT_LAMBDA { out.put_scale(4 * q + j, d * V::to_f32(s)); });
       each_byte<V>(w.template shr<4>() & low,
                    [&](int j, auto m) KVANT_LAMBDA { out.put_neg_min(4 * q + j, dmin * V::to_f32(m)); });
-    }
+    });
     expand_pairs256<V>(in, 0, out);
   }
 

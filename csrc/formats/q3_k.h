@@ -96,8 +96,8 @@ struct Q3_K {
   static constexpr Plane kCodePlanes[] = {{0, 32, 4}, {32, 64, 4}}, kScalePlanes[] = {{96, 12, 4}, {108, 2, 2}};
   static constexpr int kCodeMax = 7, kCodeOffset = 4;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(12);
     const auto first = in.scale_word(0), second = in.scale_word(4), high = in.scale_word(8);
     const auto low = splat_bytes<V>(15), pair = splat_bytes<V>(3);
@@ -112,7 +112,7 @@ struct Q3_K {
     four(3, second.template shr<4>(), high.template shr<6>());
     // The third bit of byte l of the mask word: bit t for elements 32 t + l.
     const auto four_bit = splat_bytes<V>(4);
-    for (int i = 0; i < 8; ++i) {
+    each<8>([&]<int i>() KVANT_LAMBDA {
       const auto mask = in.code_word(i), a = in.code_word(8 + i), b = in.code_word(16 + i);
       out.put(i, (a & pair) | (mask.template shl<2>() & four_bit));
       out.put(8 + i, (a.template shr<2>() & pair) | (mask.template shl<1>() & four_bit));
@@ -122,7 +122,7 @@ struct Q3_K {
       out.put(40 + i, (b.template shr<2>() & pair) | (mask.template shr<3>() & four_bit));
       out.put(48 + i, (b.template shr<4>() & pair) | (mask.template shr<4>() & four_bit));
       out.put(56 + i, (b.template shr<6>() & pair) | (mask.template shr<5>() & four_bit));
-    }
+    });
   }
 
   template <class V, bool kWeighted>

@@ -96,8 +96,8 @@ struct Q4_0 {
   static constexpr Plane kCodePlanes[] = {{2, 16, 4}}, kScalePlanes[] = {{0, 2, 2}};
   static constexpr int kCodeMax = 15, kCodeOffset = 8;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     out.put_scale(0, in.scale_half(0));
     expand_nibbles32<V>(in, 0, out, 0);
   }
@@ -138,8 +138,8 @@ struct Q4_1 {
   static constexpr Plane kCodePlanes[] = {{4, 16, 4}}, kScalePlanes[] = {{0, 4, 4}};
   static constexpr int kCodeMax = 15, kCodeOffset = 0;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto dm = in.scale_word(0);
     out.put_scale(0, V::low_half(dm));
     out.put_neg_min(0, V::low_half(dm.template shr<16>()));

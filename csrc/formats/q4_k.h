@@ -130,8 +130,8 @@ KVANT_INLINE void pack_k4_nibbles(const ByteTile<V, 256>& codes, ByteTile<V, 128
   packed.finish();
 }
 
-template <class V>
-KVANT_INLINE void expand_k4_scales(const PackedBlock<V>& in, const TileBlock<V>& out) {
+template <class V, class Out>
+KVANT_INLINE void expand_k4_scales(const PackedBlock<V>& in, Out&& out) {
   const auto dm = in.scale_word(0), low = in.scale_word(4), middle = in.scale_word(8), high = in.scale_word(12);
   const auto d = V::low_half(dm), dmin = V::neg(V::low_half(dm.template shr<16>()));
   const auto six = splat_bytes<V>(63), four = splat_bytes<V>(15), two = splat_bytes<V>(0x30);
@@ -160,16 +160,16 @@ struct Q4_K {
   static constexpr Plane kCodePlanes[] = {{16, 128, 4}}, kScalePlanes[] = {{0, 16, 4}};
   static constexpr int kCodeMax = 15, kCodeOffset = 0;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     expand_k4_scales<V>(in, out);
     const auto low = splat_bytes<V>(15);
-    for (int i = 0; i < 32; ++i) {
+    each<32>([&]<int i>() KVANT_LAMBDA {
       const auto w = in.code_word(i);
       const int k = 16 * (i / 8) + i % 8;
       out.put(k, w & low);
       out.put(k + 8, w.template shr<4>() & low);
-    }
+    });
   }
 
   template <class V, bool kWeighted>
@@ -204,11 +204,11 @@ struct Q5_K {
   static constexpr Plane kCodePlanes[] = {{16, 32, 4}, {48, 128, 4}}, kScalePlanes[] = {{0, 16, 4}};
   static constexpr int kCodeMax = 31, kCodeOffset = 0;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     expand_k4_scales<V>(in, out);
     const auto low = splat_bytes<V>(15), fifth_bit = splat_bytes<V>(16);
-    for (int i = 0; i < 8; ++i) {
+    each<8>([&]<int i>() KVANT_LAMBDA {
       const auto fifth = in.code_word(i);
       const auto two = [&](int g, auto even, auto odd) KVANT_LAMBDA {
         const auto w = in.code_word(8 + 8 * g + i);
@@ -219,7 +219,7 @@ struct Q5_K {
       two(1, fifth.template shl<2>(), fifth.template shl<1>());
       two(2, fifth, fifth.template shr<1>());
       two(3, fifth.template shr<2>(), fifth.template shr<3>());
-    }
+    });
   }
 
   template <class V, bool kWeighted>

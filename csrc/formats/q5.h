@@ -29,8 +29,8 @@ KVANT_INLINE typename V::I gather_fifth_bits(const Codes& codes) {
 }
 
 // Nibbles in code words 0 .. 3, their fifth bits in word 4.
-template <class V>
-KVANT_INLINE void expand_five_bits32(const PackedBlock<V>& in, const TileBlock<V>& out) {
+template <class V, class Out>
+KVANT_INLINE void expand_five_bits32(const PackedBlock<V>& in, Out&& out) {
   const auto fifth = in.code_word(4), low = splat_bytes<V>(15);
   const auto put = [&](int k, auto nibbles, auto bits) KVANT_LAMBDA {
     out.put(k, nibbles | spread_four_bits<V>(bits).template shl<4>());
@@ -60,8 +60,8 @@ struct Q5_0 {
   static constexpr Plane kCodePlanes[] = {{6, 16, 4}, {2, 4, 4}}, kScalePlanes[] = {{0, 2, 2}};
   static constexpr int kCodeMax = 31, kCodeOffset = 16;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     out.put_scale(0, in.scale_half(0));
     expand_five_bits32<V>(in, out);
   }
@@ -105,8 +105,8 @@ struct Q5_1 {
   static constexpr Plane kCodePlanes[] = {{8, 16, 4}, {4, 4, 4}}, kScalePlanes[] = {{0, 4, 4}};
   static constexpr int kCodeMax = 31, kCodeOffset = 0;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto dm = in.scale_word(0);
     out.put_scale(0, V::low_half(dm));
     out.put_neg_min(0, V::low_half(dm.template shr<16>()));

@@ -31,26 +31,26 @@ struct Q6_K {
   static constexpr Plane kCodePlanes[] = {{0, 192, 4}}, kScalePlanes[] = {{192, 16, 4}, {208, 2, 2}};
   static constexpr int kCodeMax = 63, kCodeOffset = 32;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(16);
     const auto sign = V::splat_i(128);
-    for (int q = 0; q < 4; ++q) {
+    each<4>([&]<int q>() KVANT_LAMBDA {
       each_byte<V>(in.scale_word(4 * q), [&](int j, auto s) KVANT_LAMBDA {
         out.put_scale(4 * q + j, d * V::to_f32((s ^ sign) - sign));
       });
-    }
+    });
     const auto low = splat_bytes<V>(15), pair = splat_bytes<V>(0x30);
-    for (int h = 0; h < 2; ++h) {
-      for (int i = 0; i < 8; ++i) {
+    each<2>([&]<int h>() KVANT_LAMBDA {
+      each<8>([&]<int i>() KVANT_LAMBDA {
         const auto a = in.code_word(16 * h + i), b = in.code_word(16 * h + 8 + i), high = in.code_word(32 + 8 * h + i);
         const int k = 32 * h + i;
         out.put(k, (a & low) | (high.template shl<4>() & pair));
         out.put(k + 8, (b & low) | (high.template shl<2>() & pair));
         out.put(k + 16, (a.template shr<4>() & low) | (high & pair));
         out.put(k + 24, (b.template shr<4>() & low) | (high.template shr<2>() & pair));
-      }
-    }
+      });
+    });
   }
 
   template <class V, bool kWeighted>

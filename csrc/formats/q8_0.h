@@ -54,11 +54,11 @@ struct Q8_0 {
   static constexpr Plane kCodePlanes[] = {{2, 32, 4}}, kScalePlanes[] = {{0, 2, 2}};
   static constexpr int kCodeMax = 255, kCodeOffset = 0;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     out.put_scale(0, in.scale_half(0));
     const auto offset = splat_bytes<V>(V::kWideOffset);
-    for (int k = 0; k < 8; ++k) out.put(k, in.code_word(k) ^ offset);
+    each<8>([&]<int k>() KVANT_LAMBDA { out.put(k, in.code_word(k) ^ offset); });
   }
 };
 

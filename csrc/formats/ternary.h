@@ -35,10 +35,10 @@ struct TQ2_0 {
   static constexpr Plane kCodePlanes[] = {{0, 64, 4}}, kScalePlanes[] = {{64, 2, 2}};
   static constexpr int kCodeMax = 3, kCodeOffset = 1;
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    for (int g = 0; g < 8; ++g) out.put_scale(g, d);
+    each<8>([&]<int g>() KVANT_LAMBDA { out.put_scale(g, d); });
     expand_pairs256<V>(in, 0, out);
   }
 
@@ -95,25 +95,25 @@ struct TQ1_0 {
 
   // The digits of the four bytes of a word, two bytes to a multiplication by three; digit n goes to
   // word k + n * step.
-  template <class V, int kDigits>
-  KVANT_INLINE void expand_trits(typename V::I w, const TileBlock<V>& out, int k, int step) {
+  template <class V, int kDigits, class Out>
+  KVANT_INLINE void expand_trits(typename V::I w, Out&& out, int k, int step) {
     const auto low = V::splat_i(0x00ff00ff);
     auto even = w & low, odd = w.template shr<8>() & low;
-    for (int n = 0; n < kDigits; ++n) {
+    each<kDigits>([&]<int n>() KVANT_LAMBDA {
       even = even + even.template shl<1>();
       odd = odd + odd.template shl<1>();
       out.put(k + n * step, (even.template shr<8>() & low) | (odd & V::splat_i(int32_t(0xff00ff00u))));
       even = even & low;
       odd = odd & low;
-    }
+    });
   }
 
-  template <class V>
-  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+  template <class V, class Out>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    for (int g = 0; g < 8; ++g) out.put_scale(g, d);
-    for (int i = 0; i < 8; ++i) expand_trits<V, 5>(in.code_word(i), out, i, 8);
-    for (int i = 0; i < 4; ++i) expand_trits<V, 5>(in.code_word(8 + i), out, 40 + i, 4);
+    each<8>([&]<int g>() KVANT_LAMBDA { out.put_scale(g, d); });
+    each<8>([&]<int i>() KVANT_LAMBDA { expand_trits<V, 5>(in.code_word(i), out, i, 8); });
+    each<4>([&]<int i>() KVANT_LAMBDA { expand_trits<V, 5>(in.code_word(8 + i), out, 40 + i, 4); });
     expand_trits<V, 4>(in.code_word(12), out, 60, 1);
   }
 

@@ -11,7 +11,8 @@
 //   kCodePlanes, kScalePlanes   which bytes go where; code planes have words of four bytes
 //   kCodeMax, kCodeOffset       codes are stored as code + kCodeOffset, in 0 .. kCodeMax; 255 stands for
 //                               the whole range of eight bits, with V::kWideOffset as offset
-//   expand<V>(in, out)          one block of as many rows as V has lanes
+//   expand<V>(in, out)          one block of as many rows as V has lanes, through out.put, put_scale
+//                               and put_neg_min with constant places: `out` may be a tile or registers
 #pragma once
 
 #include "formats/format.h"
@@ -96,26 +97,20 @@ KVANT_INLINE void each(Use&& use) {
 
 // Sixteen bytes of nibbles, from code word `word` on: the low ones are elements 4k .., the high ones
 // those sixteen further.
-template <class V, class Map>
-KVANT_INLINE void expand_nibbles32(const PackedBlock<V>& in, int word, const TileBlock<V>& out, int k, Map&& map) {
+template <class V, class Out, class Map>
+KVANT_INLINE void expand_nibbles32(const PackedBlock<V>& in, int word, Out&& out, int k, Map&& map) {
   const auto low = splat_bytes<V>(15);
-  for (int i = 0; i < 4; ++i) {
+  each<4>([&]<int i>() KVANT_LAMBDA {
     const auto w = in.code_word(word + i);
     out.put(k + i, map(i, w & low));
     out.put(k + 4 + i, map(4 + i, w.template shr<4>() & low));
-  }
+  });
 }
 
 // The same, for codes that are the nibbles themselves.
-template <class V>
-KVANT_INLINE void expand_nibbles32(const PackedBlock<V>& in, int word, const TileBlock<V>& out, int k) {
+template <class V, class Out>
+KVANT_INLINE void expand_nibbles32(const PackedBlock<V>& in, int word, Out&& out, int k) {
   expand_nibbles32<V>(in, word, out, k, [](int, typename V::I codes) KVANT_LAMBDA { return codes; });
-}
-
-// Bit t of every byte, as 0 or 1.
-template <class V, int t>
-KVANT_INLINE typename V::I bit_of_bytes(typename V::I w) {
-  return w.template shr<t>() & splat_bytes<V>(1);
 }
 
 // Bits 0 .. 3 of every lane, one to a byte.

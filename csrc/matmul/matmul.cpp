@@ -55,9 +55,9 @@ class Next {
       first += tiles;
     }
     for (; all_.places < tiles && first + all_.places < w.tiles(); ++all_.places) {
-      all_.from[all_.places] = w.data + (first + all_.places) * w.tile_bytes() + 16 * w.chunk_offset(c);
+      all_.from[all_.places] = w.data + (first + all_.places) * w.tile_bytes + 16 * w.chunk_offset(c);
     }
-    left_ = int(16 * int64_t(w.chunk_blocks(c)) * w.info().block_bytes / 64);
+    left_ = int(16 * int64_t(w.chunk_blocks(c)) * w.block_bytes / 64);
     share_ = int((left_ + shares - 1) / shares);
   }
 
@@ -80,7 +80,7 @@ void multiply_tiles(const MatmulKernels& k, const Plan& plan, const Panels& x, i
   const FormatProducts& format = k.format[w.format];
   memset(memory.sums, 0, size_t(x.rows) * size_t(tiles) * 64);
   for (int64_t c = 0; c < w.chunks(); ++c) {
-    const int blocks = w.chunk_blocks(c), columns = blocks * w.info().block;
+    const int blocks = w.chunk_blocks(c), columns = blocks * w.block;
     // A few rows of x read memory as fast as it goes: then expanding asks for a half of what is next.
     const bool stream = x.rows <= kStreamRows;
     Next next(w, first, tiles, c, stream ? 2 : (x.rows + x.width - 1) / x.width);
@@ -122,6 +122,20 @@ void store(const Plan& plan, int64_t x_row, int64_t columns, int64_t first, int 
   }
 }
 
+// One row of x: memory is read once from end to end, so what is asked for ahead lies right behind.
+void stream_tile(const MatmulKernels& k, const Plan& plan, const Panels& x, int64_t t, const TaskMemory& memory) {
+  const Weights& w = plan.product.weights;
+  const FormatProducts& format = k.format[w.format];
+  constexpr int kChunksAhead = 2;
+  memset(memory.sums, 0, 64);
+  for (int64_t c = 0; c < w.chunks(); ++c) {
+    const uint8_t* packed = packed_chunk(k, w, t, c, memory.packed);
+    const int blocks = w.chunk_blocks(c), bytes = 16 * blocks * w.block_bytes;
+    const Ahead ahead = {{packed + kChunksAhead * bytes}, w.packed, bytes / 64};
+    format.stream(packed, blocks, x.at(c, 0), memory.sums, ahead);
+  }
+}
+
 bool run_task(const MatmulKernels& k, const Plan& plan, int64_t task) {
   const Weights& w = plan.product.weights;
   const int64_t group = task / plan.row_tasks;
@@ -130,10 +144,18 @@ bool run_task(const MatmulKernels& k, const Plan& plan, int64_t task) {
   if (!memory.tiles) return false;
   const int64_t begin = task % plan.row_tasks * plan.tiles_per_task;
   const int64_t end = begin + plan.tiles_per_task < w.tiles() ? begin + plan.tiles_per_task : w.tiles();
+  const int64_t x_row = group * group_rows(w.cols, plan.unit, k.columns);
+  if (x.rows == 1 && !plan.floats) {
+    for (int64_t t = begin; t < end; ++t) {
+      stream_tile(k, plan, x, t, memory);
+      store(plan, x_row, 1, t, 1, memory.sums);
+    }
+    return true;
+  }
   for (int64_t t = begin; t < end; t += k.tiles) {
     const int tiles = int(end - t < k.tiles ? end - t : k.tiles);
     multiply_tiles(k, plan, x, t, tiles, memory);
-    store(plan, group * group_rows(w.cols, plan.unit, k.columns), x.rows, t, tiles, memory.sums);
+    store(plan, x_row, x.rows, t, tiles, memory.sums);
   }
   return true;
 }
@@ -152,7 +174,7 @@ Status matmul(const ProductInput& in, const ProductOutput* products, int count, 
     const Weights& w = products[i].weights;
     Plan& p = plans[i];
     p.product = products[i];
-    p.floats = w.info().block == 1 || inputs == Inputs::f32;
+    p.floats = w.block == 1 || inputs == Inputs::f32;
     p.unit = p.floats ? kFloatUnitBytes : unit_bytes(k.format[w.format].shape);
     p.rows = in.rows;
     const int64_t whole = group_rows(in.cols, p.unit, k.columns);

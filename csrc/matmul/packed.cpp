@@ -9,7 +9,7 @@ namespace {
 alignas(64) constexpr uint8_t kZeros[1024] = {};
 
 void pack_chunk(const MatmulKernels& k, const Weights& w, int64_t t, int64_t c, uint8_t* out) {
-  const int64_t row_bytes = w.row_bytes();
+  const int64_t row_bytes = w.row_bytes;
   const uint8_t* rows[16];
   for (int r = 0; r < 16; ++r) {
     const int64_t row = 16 * t + r;
@@ -21,7 +21,7 @@ void pack_chunk(const MatmulKernels& k, const Weights& w, int64_t t, int64_t c, 
 }  // namespace
 
 const uint8_t* packed_chunk(const MatmulKernels& k, const Weights& w, int64_t t, int64_t c, uint8_t* scratch) {
-  if (w.packed) return w.data + t * w.tile_bytes() + 16 * w.chunk_offset(c);
+  if (w.packed) return w.data + t * w.tile_bytes + 16 * w.chunk_offset(c);
   pack_chunk(k, w, t, c, scratch);
   return scratch;
 }
@@ -31,7 +31,7 @@ Status pack(const Weights& w, uint8_t* out, int limit) {
   if (const Status s = current_kernels(k); !s.ok()) return s;
   parallel_for(w.tiles(), limit, [&](int64_t t) {
     for (int64_t c = 0; c < w.chunks(); ++c) {
-      pack_chunk(*k->matmul, w, t, c, out + t * w.tile_bytes() + 16 * w.chunk_offset(c));
+      pack_chunk(*k->matmul, w, t, c, out + t * w.tile_bytes + 16 * w.chunk_offset(c));
     }
   });
   return {};
@@ -41,7 +41,7 @@ Status unpack(const Weights& w, uint8_t* out, int limit) {
   const Kernels* k;
   if (const Status s = current_kernels(k); !s.ok()) return s;
   parallel_for(w.tiles(), limit, [&](int64_t t) {
-    const int64_t row_bytes = w.row_bytes();
+    const int64_t row_bytes = w.row_bytes;
     uint8_t beyond[1024];
     for (int64_t c = 0; c < w.chunks(); ++c) {
       uint8_t* rows[16];

@@ -136,6 +136,13 @@ struct Avx2 {
   static constexpr int kWideOffset = 0;
   static constexpr int kTiles = 1, kColumns = 4;
   static constexpr int dot_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : max <= 63 ? 63 : max <= 127 ? 127 : 255; }
+  template <int kMax>
+  KVANT_INLINE I dot4(I sum, I codes, I q) {
+    // |codes| times q with the sign of the codes: at most 2 * 128 * 127, which fits sixteen bits.
+    const I pairs = kMax == 255 ? _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(q, codes))
+                                : _mm256_maddubs_epi16(codes, q);
+    return iadd(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
   // Products are added in pairs to sixteen bits; as many pairs are added up there as cannot overflow.
   template <int kSteps, int kMax, class Sum, int kT, int kC>
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {

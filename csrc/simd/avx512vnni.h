@@ -132,6 +132,8 @@ struct Avx512Vnni {
   static constexpr int kWideOffset = 128;
   static constexpr int kTiles = 3, kColumns = 4;
   static constexpr int dot_class(int) { return 255; }
+  template <int kMax>
+  KVANT_INLINE I dot4(I sum, I codes, I q) { return _mm512_dpbusd_epi32(sum, codes, q); }
   template <int kSteps, int kMax, class Sum, int kT, int kC>
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
     for (int s = 0; s < kSteps; ++s) {

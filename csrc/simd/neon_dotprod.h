@@ -128,6 +128,10 @@ struct NeonDotprod {
   static constexpr int kTiles = 1, kColumns = 4;
   static constexpr int dot_class(int max) { return max == 255 ? 255 : 127; }
   // Unsigned codes are at most 127, so signed bytes to the processor.
+  template <int kMax>
+  KVANT_INLINE I dot4(I sum, I codes, I q) {
+    return vdotq_s32(sum, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(q));
+  }
   template <int kSteps, int kMax, class Sum, int kT, int kC>
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
     for (int t = 0; t < kT; ++t) {
