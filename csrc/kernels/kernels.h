@@ -80,8 +80,8 @@ struct FormatProducts {
   void (*pack)(const uint8_t* const* rows, int blocks, uint8_t* out) noexcept;
   void (*unpack)(const uint8_t* packed, int blocks, uint8_t* const* rows) noexcept;
   void (*expand)(const uint8_t* packed, int blocks, RowTile& tile, const Ahead& ahead) noexcept;
-  // y [16] += a packed chunk times the records of one row of x.
-  void (*stream)(const uint8_t* packed, int blocks, const uint8_t* records, float* y, const Ahead& ahead) noexcept;
+  // y [16] += a packed chunk times the records of one row of x; null where a tile between is as fast.
+  void (*stream)(const uint8_t* packed, int blocks, const uint8_t* records, float* y) noexcept;
   // Decoded, [column][row]; the tile is scratch.
   void (*floats)(const uint8_t* packed, int blocks, RowTile& tile, float* out) noexcept;
   ProductShape shape;

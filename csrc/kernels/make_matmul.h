@@ -39,7 +39,7 @@ constexpr FormatProducts format_products() {
   f.floats = &expand_floats<V, Format>;
   if constexpr (Format::kInfo.block > 1) {
     f.expand = &expand_chunk<V, Format>;
-    f.stream = &stream_chunk<V, Format>;
+    if constexpr (V::kStreams) f.stream = &stream_chunk<V, Format>;
     f.shape = {32 / Format::kInfo.group, Format::kHasMin, code_offset<V, Format>()};
     pick_tiles<V, Format, V::kMaxTiles>(f);
   }

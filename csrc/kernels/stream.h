@@ -18,14 +18,17 @@ struct StreamBlock {
   static constexpr int kRecord = record_bytes(kPerRecord, kHasMin);
 
   const uint8_t* record;  // of one row of x, the first of this block
+  const uint8_t* ahead;   // what comes after the next, asked for line by line between the codes
   I sum[kCount];
   F scale[kCount], neg_min[kHasMin ? kCount : 1];
 
-  KVANT_MEMBER explicit StreamBlock(const uint8_t* first) : record(first) {
+  KVANT_MEMBER StreamBlock(const uint8_t* first, const uint8_t* ahead_) : record(first), ahead(ahead_) {
     each<kCount>([&]<int g>() KVANT_LAMBDA { sum[g] = V::splat_i(load_i32(tail(g) + 4 + 4 * (g % kPerRecord))); });
   }
 
   KVANT_MEMBER void put(int k, I codes) {
+    constexpr int kLines = kTileRows * Format::kInfo.block_bytes / 64, kPuts = kBlock / 4;
+    for (int line = k * kLines / kPuts; line < (k + 1) * kLines / kPuts; ++line) __builtin_prefetch(ahead + 64 * line);
     const I q = V::splat_i(load_i32(record + k / 8 * kRecord + k % 8 * 4));
     sum[4 * k / kGroup] = V::template dot4<V::dot_class(Format::kCodeMax)>(sum[4 * k / kGroup], codes, q);
   }
@@ -56,14 +59,16 @@ struct StreamBlock {
 
 // y [16] += a packed chunk of sixteen rows times the records of one row of x.
 template <class V, class Format>
-void stream_chunk(const uint8_t* packed, int blocks, const uint8_t* records, float* y, const Ahead& ahead) noexcept {
+void stream_chunk(const uint8_t* packed, int blocks, const uint8_t* records, float* y) noexcept {
+  constexpr int kChunksAhead = 2;
   constexpr int kCodes = plane_bytes<CodePlanes<Format>>(), kScales = plane_bytes<ScalePlanes<Format>>();
   using Block = StreamBlock<V, Format>;
   const uint8_t* scales = packed + int64_t(blocks) * kTileRows * kCodes;
   for (int b = 0; b < blocks; ++b) {
-    ask_ahead(ahead, b, blocks);
     for (int lane = 0; lane < kTileRows; lane += V::kLanes) {
-      Block out(records + b * (Format::kInfo.block / 32) * Block::kRecord);
+      constexpr int kBytes = kTileRows * Format::kInfo.block_bytes;
+      Block out(records + b * (Format::kInfo.block / 32) * Block::kRecord,
+                packed + (kChunksAhead * blocks + b) * kBytes);
       Format::template expand<V>(
           PackedBlock<V>{packed + b * kCodes * kTileRows, scales + b * kScales * kTileRows, lane}, out);
       V::store(y + lane, out.add_to(V::load(y + lane)));

@@ -122,17 +122,14 @@ void store(const Plan& plan, int64_t x_row, int64_t columns, int64_t first, int 
   }
 }
 
-// One row of x: memory is read once from end to end, so what is asked for ahead lies right behind.
+// One row of x: memory is read once, from end to end.
 void stream_tile(const MatmulKernels& k, const Plan& plan, const Panels& x, int64_t t, const TaskMemory& memory) {
   const Weights& w = plan.product.weights;
   const FormatProducts& format = k.format[w.format];
-  constexpr int kChunksAhead = 2;
   memset(memory.sums, 0, 64);
   for (int64_t c = 0; c < w.chunks(); ++c) {
     const uint8_t* packed = packed_chunk(k, w, t, c, memory.packed);
-    const int blocks = w.chunk_blocks(c), bytes = 16 * blocks * w.block_bytes;
-    const Ahead ahead = {{packed + kChunksAhead * bytes}, w.packed, bytes / 64};
-    format.stream(packed, blocks, x.at(c, 0), memory.sums, ahead);
+    format.stream(packed, w.chunk_blocks(c), x.at(c, 0), memory.sums);
   }
 }
 
@@ -145,7 +142,7 @@ bool run_task(const MatmulKernels& k, const Plan& plan, int64_t task) {
   const int64_t begin = task % plan.row_tasks * plan.tiles_per_task;
   const int64_t end = begin + plan.tiles_per_task < w.tiles() ? begin + plan.tiles_per_task : w.tiles();
   const int64_t x_row = group * group_rows(w.cols, plan.unit, k.columns);
-  if (x.rows == 1 && !plan.floats) {
+  if (x.rows == 1 && !plan.floats && k.format[w.format].stream) {
     for (int64_t t = begin; t < end; ++t) {
       stream_tile(k, plan, x, t, memory);
       store(plan, x_row, 1, t, 1, memory.sums);

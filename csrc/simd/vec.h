@@ -144,6 +144,8 @@ struct Wide {
   // One such step: four codes and four bytes of q in every lane.
   template <int kMax>
   KVANT_INLINE I dot4(I sum, I codes, I q) { KVANT_EACH sum.v[p] = N::template dot4<kMax>(sum.v[p], codes.v[p], q.v[p]); return sum; }
+  // Whether sums of a whole block fit the registers, so that codes need no tile between.
+  static constexpr bool kStreams = kLanes > 1 && N::kParts == 1;
   static constexpr int kWideOffset = N::kWideOffset;
   // The largest register tile, and the largest code of those that one dot() serves alike.
   static constexpr int kMaxTiles = N::kTiles, kMaxColumns = N::kColumns;
