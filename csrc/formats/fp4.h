@@ -188,7 +188,7 @@ struct NVFP4 {
       out.put_scale(s, V::select(code == V::splat_i(0x7f), V::splat(0.0f), scale));
     });
     const auto low = splat_bytes<V>(15);
-    each<8>([&]<int i>() KVANT_LAMBDA {
+    each_place<V, 8>([&](int i) KVANT_LAMBDA {
       const auto w = in.code_word(i);
       const int k = 4 * (i / 2) + i % 2;
       out.put(k, V::lookup_bytes(kFp4Unsigned, w & low));

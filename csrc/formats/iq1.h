@@ -25,7 +25,7 @@ KVANT_INLINE void put_eighths(Out&& out, int k, typename V::I index, typename V:
   const auto twice = down + down;
   const auto shift = splat_bytes<V>(2) - ((twice | twice.template shl<8>()) |
                                           (twice.template shl<16>() | twice.template shl<24>()));
-  each<2>([&]<int part>() KVANT_LAMBDA {
+  each_place<V, 2>([&](int part) KVANT_LAMBDA {
     const auto point = V::gather(reinterpret_cast<const uint32_t*>(kIq1s.point) + part, index + index);
     out.put(k + part, (((point & two) + one) & two).template shl<3>() + shift);
   });

@@ -87,7 +87,7 @@ struct IQ2_XXS {
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    each<8>([&]<int b>() KVANT_LAMBDA {
+    each_place<V, 8>([&](int b) KVANT_LAMBDA {
       const auto points = in.code_word(2 * b), word = in.code_word(2 * b + 1);
       out.put_scale(b, half_steps<V>(d, word.template shr<28>(), 0.25f));
       each<4>([&]<int l>() KVANT_LAMBDA {
@@ -121,13 +121,13 @@ struct IQ2_XS {
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(8);
-    each<2>([&]<int half>() KVANT_LAMBDA {
+    each_place<V, 2>([&](int half) KVANT_LAMBDA {
       const auto nibbles = in.scale_word(4 * half);
       each<8>([&]<int g>() KVANT_LAMBDA {
         out.put_scale(8 * half + g, half_steps<V>(d, nibbles.template shr<4 * g>() & V::splat_i(15), 0.25f));
       });
     });
-    each<16>([&]<int g>() KVANT_LAMBDA {
+    each_place<V, 16>([&](int g) KVANT_LAMBDA {
       const auto two = in.code_word(g), low = V::splat_i(511);
       put_point<V>(out, 4 * g, kIq2xs.point, two & low, with_parity<V>(two.template shr<9>()));
       put_point<V>(out, 4 * g + 2, kIq2xs.point, two.template shr<16>() & low, with_parity<V>(two.template shr<25>()));
@@ -159,7 +159,7 @@ struct IQ2_S {
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(8);
-    each<2>([&]<int half>() KVANT_LAMBDA {
+    each_place<V, 2>([&](int half) KVANT_LAMBDA {
       const auto nibbles = in.scale_word(4 * half), highs = in.code_word(16 + half);
       each<8>([&]<int g>() KVANT_LAMBDA {
         out.put_scale(8 * half + g, half_steps<V>(d, nibbles.template shr<4 * g>() & V::splat_i(15), 0.25f));

@@ -36,7 +36,7 @@ struct IQ3_XXS {
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    each<8>([&]<int b>() KVANT_LAMBDA {
+    each_place<V, 8>([&](int b) KVANT_LAMBDA {
       const auto word = in.code_word(16 + b);
       out.put_scale(b, half_steps<V>(d, word.template shr<28>(), 0.5f));
       each<8>([&]<int j>() KVANT_LAMBDA {

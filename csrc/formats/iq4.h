@@ -197,7 +197,7 @@ struct IQ4_XS {
     put(5, nibbles.template shr<20>(), dh.template shr<22>());
     put(6, nibbles.template shr<24>(), dh.template shr<24>());
     put(7, nibbles.template shr<28>(), dh.template shr<26>());
-    each<8>([&]<int b>() KVANT_LAMBDA {
+    each_place<V, 8>([&](int b) KVANT_LAMBDA {
       expand_nibbles32<V>(in, 4 * b, out, 8 * b, [](int, auto nibbles) KVANT_LAMBDA { return iq4_codes<V>(nibbles); });
     });
   }

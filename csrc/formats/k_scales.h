@@ -62,8 +62,8 @@ KVANT_INLINE void requantize(const float* x, int first, int n, typename V::F d, 
 template <class V, class Out, class Map>
 KVANT_INLINE void expand_pairs256(const PackedBlock<V>& in, int word, Out&& out, Map&& map) {
   const auto low = splat_bytes<V>(3);
-  each<2>([&]<int h>() KVANT_LAMBDA {
-    each<8>([&]<int i>() KVANT_LAMBDA {
+  each_place<V, 2>([&](int h) KVANT_LAMBDA {
+    each_place<V, 8>([&](int i) KVANT_LAMBDA {
       const auto w = in.code_word(word + 8 * h + i);
       const int k = 32 * h + i;
       out.put(k, map(k, w & low));

@@ -25,10 +25,10 @@ struct Q1_0 {
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    each<4>([&]<int g>() KVANT_LAMBDA {
+    each_place<V, 4>([&](int g) KVANT_LAMBDA {
       out.put_scale(g, d);
       auto bits = in.code_word(g);
-      each<8>([&]<int k>() KVANT_LAMBDA {
+      each_place<V, 8>([&](int k) KVANT_LAMBDA {
         out.put(8 * g + k, spread_four_bits<V>(bits).template shl<1>());
         bits = bits.template shr<4>();
       });
@@ -89,7 +89,7 @@ struct Q2_0 {
     const auto d = in.scale_half(0);
     out.put_scale(0, d);
     out.put_scale(1, d);
-    each<4>([&]<int i>() KVANT_LAMBDA {
+    each_place<V, 4>([&](int i) KVANT_LAMBDA {
       each_byte<V>(in.code_word(i), [&](int j, auto b) KVANT_LAMBDA {
         const auto spread = (b | b.template shl<6>()) | (b.template shl<12>() | b.template shl<18>());
         out.put(4 * i + j, spread & splat_bytes<V>(3));

@@ -26,7 +26,7 @@ struct Q2_K {
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto dm = in.scale_word(16), low = splat_bytes<V>(15);
     const auto d = V::low_half(dm), dmin = V::neg(V::low_half(dm.template shr<16>()));
-    each<4>([&]<int q>() KVANT_LAMBDA {
+    each_place<V, 4>([&](int q) KVANT_LAMBDA {
       const auto w = in.scale_word(4 * q);
       each_byte<V>(w & low, [&](int j, auto s) KVANT_LAMBDA { out.put_scale(4 * q + j, d * V::to_f32(s)); });
       each_byte<V>(w.template shr<4>() & low,

@@ -112,7 +112,7 @@ struct Q3_K {
     four(3, second.template shr<4>(), high.template shr<6>());
     // The third bit of byte l of the mask word: bit t for elements 32 t + l.
     const auto four_bit = splat_bytes<V>(4);
-    each<8>([&]<int i>() KVANT_LAMBDA {
+    each_place<V, 8>([&](int i) KVANT_LAMBDA {
       const auto mask = in.code_word(i), a = in.code_word(8 + i), b = in.code_word(16 + i);
       out.put(i, (a & pair) | (mask.template shl<2>() & four_bit));
       out.put(8 + i, (a.template shr<2>() & pair) | (mask.template shl<1>() & four_bit));

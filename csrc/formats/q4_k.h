@@ -164,7 +164,7 @@ struct Q4_K {
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     expand_k4_scales<V>(in, out);
     const auto low = splat_bytes<V>(15);
-    each<32>([&]<int i>() KVANT_LAMBDA {
+    each_place<V, 32>([&](int i) KVANT_LAMBDA {
       const auto w = in.code_word(i);
       const int k = 16 * (i / 8) + i % 8;
       out.put(k, w & low);
@@ -208,7 +208,7 @@ struct Q5_K {
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     expand_k4_scales<V>(in, out);
     const auto low = splat_bytes<V>(15), fifth_bit = splat_bytes<V>(16);
-    each<8>([&]<int i>() KVANT_LAMBDA {
+    each_place<V, 8>([&](int i) KVANT_LAMBDA {
       const auto fifth = in.code_word(i);
       const auto two = [&](int g, auto even, auto odd) KVANT_LAMBDA {
         const auto w = in.code_word(8 + 8 * g + i);

@@ -35,14 +35,14 @@ struct Q6_K {
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(16);
     const auto sign = V::splat_i(128);
-    each<4>([&]<int q>() KVANT_LAMBDA {
+    each_place<V, 4>([&](int q) KVANT_LAMBDA {
       each_byte<V>(in.scale_word(4 * q), [&](int j, auto s) KVANT_LAMBDA {
         out.put_scale(4 * q + j, d * V::to_f32((s ^ sign) - sign));
       });
     });
     const auto low = splat_bytes<V>(15), pair = splat_bytes<V>(0x30);
-    each<2>([&]<int h>() KVANT_LAMBDA {
-      each<8>([&]<int i>() KVANT_LAMBDA {
+    each_place<V, 2>([&](int h) KVANT_LAMBDA {
+      each_place<V, 8>([&](int i) KVANT_LAMBDA {
         const auto a = in.code_word(16 * h + i), b = in.code_word(16 * h + 8 + i), high = in.code_word(32 + 8 * h + i);
         const int k = 32 * h + i;
         out.put(k, (a & low) | (high.template shl<4>() & pair));

@@ -58,7 +58,7 @@ struct Q8_0 {
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     out.put_scale(0, in.scale_half(0));
     const auto offset = splat_bytes<V>(V::kWideOffset);
-    each<8>([&]<int k>() KVANT_LAMBDA { out.put(k, in.code_word(k) ^ offset); });
+    each_place<V, 8>([&](int k) KVANT_LAMBDA { out.put(k, in.code_word(k) ^ offset); });
   }
 };
 

@@ -38,7 +38,7 @@ struct TQ2_0 {
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    each<8>([&]<int g>() KVANT_LAMBDA { out.put_scale(g, d); });
+    each_place<V, 8>([&](int g) KVANT_LAMBDA { out.put_scale(g, d); });
     expand_pairs256<V>(in, 0, out);
   }
 
@@ -111,9 +111,9 @@ struct TQ1_0 {
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto d = in.scale_half(0);
-    each<8>([&]<int g>() KVANT_LAMBDA { out.put_scale(g, d); });
-    each<8>([&]<int i>() KVANT_LAMBDA { expand_trits<V, 5>(in.code_word(i), out, i, 8); });
-    each<4>([&]<int i>() KVANT_LAMBDA { expand_trits<V, 5>(in.code_word(8 + i), out, 40 + i, 4); });
+    each_place<V, 8>([&](int g) KVANT_LAMBDA { out.put_scale(g, d); });
+    each_place<V, 8>([&](int i) KVANT_LAMBDA { expand_trits<V, 5>(in.code_word(i), out, i, 8); });
+    each_place<V, 4>([&](int i) KVANT_LAMBDA { expand_trits<V, 5>(in.code_word(8 + i), out, 40 + i, 4); });
     expand_trits<V, 4>(in.code_word(12), out, 60, 1);
   }
 

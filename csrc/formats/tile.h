@@ -95,12 +95,22 @@ KVANT_INLINE void each(Use&& use) {
   }
 }
 
+// use(i) for i in 0 .. n - 1: unrolled where places must be constants because `out` is registers.
+template <class V, int n, class Use>
+KVANT_INLINE void each_place(Use&& use) {
+  if constexpr (V::kStreams) {
+    each<n>([&]<int i>() KVANT_LAMBDA { use(i); });
+  } else {
+    for (int i = 0; i < n; ++i) use(i);
+  }
+}
+
 // Sixteen bytes of nibbles, from code word `word` on: the low ones are elements 4k .., the high ones
 // those sixteen further.
 template <class V, class Out, class Map>
 KVANT_INLINE void expand_nibbles32(const PackedBlock<V>& in, int word, Out&& out, int k, Map&& map) {
   const auto low = splat_bytes<V>(15);
-  each<4>([&]<int i>() KVANT_LAMBDA {
+  each_place<V, 4>([&](int i) KVANT_LAMBDA {
     const auto w = in.code_word(word + i);
     out.put(k + i, map(i, w & low));
     out.put(k + 4 + i, map(4 + i, w.template shr<4>() & low));
