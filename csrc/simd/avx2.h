@@ -183,6 +183,8 @@ struct Avx2 {
       _mm_storeu_si128(p, _mm_shuffle_epi8(t, _mm_loadu_si128(p)));
     }
   }
+
+  KVANT_INLINE F swap_pairs(F a) { return _mm256_permute_ps(a, 0xb1); }
 };
 
 }  // namespace

@@ -167,6 +167,8 @@ struct Avx512Vnni {
       _mm_storeu_si128(p, _mm_shuffle_epi8(t, _mm_loadu_si128(p)));
     }
   }
+
+  KVANT_INLINE F swap_pairs(F a) { return _mm512_permute_ps(a, 0xb1); }
 };
 
 }  // namespace

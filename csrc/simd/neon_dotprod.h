@@ -160,6 +160,8 @@ struct NeonDotprod {
       vst1q_s8(codes + i, vqtbl1q_s8(t, vreinterpretq_u8_s8(vld1q_s8(codes + i))));
     }
   }
+
+  KVANT_INLINE F swap_pairs(F a) { return vrev64q_f32(a); }
 };
 
 }  // namespace
