@@ -43,7 +43,7 @@ class PackedTensor:
     True
     """
 
-    __slots__ = ("_matrix", "data", "info", "shape")
+    __slots__ = ("_experts", "_matrix", "data", "info", "shape")
 
     data: NDArray[np.uint8]
     info: FormatInfo
@@ -54,6 +54,7 @@ class PackedTensor:
         self.info = info
         self.shape = shape
         self._matrix: _core.Matrix | None = None
+        self._experts: _core.Experts | None = None
 
     @property
     def format(self) -> str:
@@ -99,6 +100,14 @@ class PackedTensor:
                 self.data, self.info.number, self.shape[0], self.shape[1], True
             )
         return self._matrix
+
+    def experts(self) -> _core.Experts:
+        """The same of a stack, or of one matrix as a stack of one."""
+        if self._experts is None:
+            count, (rows, cols) = math.prod(self.shape[:-2]), self.shape[-2:]
+            data = self.data.reshape(-1)
+            self._experts = _core.Experts(data, self.info.number, count, rows, cols, True)
+        return self._experts
 
     def unpack(self, *, threads: int | None = None) -> QTensor:
         """The tensor it was packed from, byte for byte."""
