@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kMostRows = INT32_MAX - 2;
 
-Status check_precision(int32_t act) {
+Status check_inputs(int32_t act) {
   if (act == KVANT_ACTIVATION_Q8 || act == KVANT_ACTIVATION_F32) return {};
   return {Code::bad_format, "no such kind of activations"};
 }
@@ -111,7 +111,7 @@ KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, i
                                   const kvant_product* products, int32_t count, int32_t activation, int32_t threads) {
   if (count < 0 || count > kMostProducts) return fail(Code::bad_shape, "from 0 to 16 products in a call");
   if (x_rows > kMostRows) return fail(Code::bad_shape, "too many rows");
-  KVANT_CHECK(check_precision(activation));
+  KVANT_CHECK(check_inputs(activation));
   KVANT_CHECK(check_matrix(0, x_rows, cols, type));
   KVANT_CHECK(check_aligned(x, type));
   ProductOutput out[kMostProducts];
@@ -132,13 +132,13 @@ KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, i
     for (int32_t j = 0; j < i; ++j) apart = apart && !y.touches({products[j].y, x_rows, products[j].y_stride * 4});
     if (!apart) return fail(Code::bad_shape, "y overlaps x, weights or another y");
   }
-  return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Precision(activation), threads));
+  return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Inputs(activation), threads));
 }
 
 KVANT_EXPORT int32_t kvant_matmul_experts(const void* x, int32_t type, int64_t tokens, int64_t x_stride,
                                           int32_t x_per_slot, const kvant_experts* experts, const int64_t* ids,
                                           int64_t top, float* y, int64_t y_stride, int32_t act, int32_t threads) {
-  KVANT_CHECK(check_precision(act));
+  KVANT_CHECK(check_inputs(act));
   KVANT_CHECK(check_pairs(tokens, top));
   const Routing routing = {ids, tokens, top, experts->count};
   const ProductInput in = {x, Float(type), x_per_slot ? routing.pairs() : tokens, experts->cols, x_stride};
@@ -146,13 +146,13 @@ KVANT_EXPORT int32_t kvant_matmul_experts(const void* x, int32_t type, int64_t t
   const Extent out = {y, routing.pairs(), y_stride * 4};
   KVANT_CHECK(check_experts(*experts, out));
   KVANT_CHECK(check_ids(routing, out));
-  return report(matmul_experts(in, x_per_slot != 0, experts_of(*experts), routing, y, y_stride, Precision(act), threads));
+  return report(matmul_experts(in, x_per_slot != 0, experts_of(*experts), routing, y, y_stride, Inputs(act), threads));
 }
 
 KVANT_EXPORT int32_t kvant_ffn(const void* x, int32_t type, int64_t rows, int64_t x_stride, const kvant_experts* gate,
                                const kvant_experts* up, const kvant_experts* down, int32_t activation, float* y,
                                int64_t y_stride, int32_t act, int32_t threads) {
-  KVANT_CHECK(check_precision(act));
+  KVANT_CHECK(check_inputs(act));
   KVANT_CHECK(check_pairs(rows, 1));
   const ProductInput in = {x, Float(type), rows, gate->cols, x_stride};
   KVANT_CHECK(check_rows(in, rows, down->rows, y, y_stride));
@@ -160,14 +160,14 @@ KVANT_EXPORT int32_t kvant_ffn(const void* x, int32_t type, int64_t rows, int64_
   const kvant_experts* all[] = {gate, up, down};
   KVANT_CHECK(check_network(network, all, {y, rows, y_stride * 4}));
   if (gate->count != 1) return fail(Code::bad_shape, "gate, up and down must be one matrix each");
-  return report(ffn(in, network, y, y_stride, Precision(act), threads));
+  return report(ffn(in, network, y, y_stride, Inputs(act), threads));
 }
 
 KVANT_EXPORT int32_t kvant_moe_ffn(const void* x, int32_t type, int64_t tokens, int64_t x_stride,
                                    const kvant_experts* gate, const kvant_experts* up, const kvant_experts* down,
                                    const int64_t* ids, const float* weights, int64_t top, int32_t activation, float* y,
                                    int64_t y_stride, int32_t act, int32_t threads) {
-  KVANT_CHECK(check_precision(act));
+  KVANT_CHECK(check_inputs(act));
   KVANT_CHECK(check_pairs(tokens, top));
   const ProductInput in = {x, Float(type), tokens, gate->cols, x_stride};
   KVANT_CHECK(check_rows(in, tokens, down->rows, y, y_stride));
@@ -179,7 +179,7 @@ KVANT_EXPORT int32_t kvant_moe_ffn(const void* x, int32_t type, int64_t tokens, 
   const Routing routing = {ids, tokens, top, gate->count};
   KVANT_CHECK(check_ids(routing, out));
   if (out.touches({weights, routing.pairs(), 4})) return fail(Code::bad_shape, "y overlaps the router's weights");
-  return report(moe_ffn(in, network, routing, weights, y, y_stride, Precision(act), threads));
+  return report(moe_ffn(in, network, routing, weights, y, y_stride, Inputs(act), threads));
 }
 
 }  // extern "C"

@@ -37,12 +37,12 @@ void Sorted::cut(const Cut& cut, Columns& columns) const {
 }
 
 Status matmul_experts(const ProductInput& in, bool per_slot, const Experts& experts, const Routing& routing, float* y,
-                      int64_t y_stride, Precision precision, int limit) {
+                      int64_t y_stride, Inputs inputs, int limit) {
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
   const MatmulKernels& k = *kernels->matmul;
   const Weights& w = experts.weights;
-  const Product product(k, w, experts.stride, precision);
+  const Product product(k, w, experts.stride, inputs);
   const Cut cut(k, w, product.unit);
   Rows x(in, !product.floats);
   Sorted sorted(routing);
@@ -56,7 +56,7 @@ Status matmul_experts(const ProductInput& in, bool per_slot, const Experts& expe
   });
   if (!enough) return {Code::no_memory, "no memory for activations"};
 
-  const int threads = routing.pairs() * w.cols * w.rows < kParallelProducts ? 1 : limit;
+  const int threads = double(routing.pairs() * w.cols) * double(w.rows) < kParallelProducts ? 1 : limit;
   x.fill(*kernels, threads);
   sorted.fill();
   sorted.cut(cut, columns);

@@ -43,6 +43,6 @@ class Sorted {
 // Row t * top + s of y, y_stride floats apart: row t of x, or with per_slot row t * top + s, times the
 // expert ids[t][s].
 Status matmul_experts(const ProductInput& x, bool per_slot, const Experts& experts, const Routing& routing, float* y,
-                      int64_t y_stride, Precision precision, int limit);
+                      int64_t y_stride, Inputs inputs, int limit);
 
 }  // namespace kvant

@@ -17,17 +17,17 @@ constexpr int64_t kRunBytes = int64_t(256) << 20;
 // A network applied to columns, which are rows of x, or pairs of a routing.
 class Run {
  public:
-  Run(const Kernels& kernels, const ProductInput& in, const Network& net, const Routing* routing, Precision precision,
+  Run(const Kernels& kernels, const ProductInput& in, const Network& net, const Routing* routing, Inputs inputs,
       int limit)
       : kernels_(kernels), k_(*kernels.matmul), net_(net), routing_(routing),
         columns_(routing ? routing->pairs() : in.rows), hidden_cols_(net.down.weights.cols),
-        gate_(k_, net.gate.weights, net.gate.stride, precision), up_(k_, net.up.weights, net.up.stride, precision),
-        down_(k_, net.down.weights, net.down.stride, precision),
+        gate_(k_, net.gate.weights, net.gate.stride, inputs), up_(k_, net.up.weights, net.up.stride, inputs),
+        down_(k_, net.down.weights, net.down.stride, inputs),
         in_cut_(k_, net.gate.weights, std::max(gate_.unit, up_.unit)), out_cut_(k_, net.down.weights, down_.unit),
         sorted_(routing ? *routing : Routing{nullptr, 0, 1, 0}), x_(in, !gate_.floats || !up_.floats),
         hidden_rows_({nullptr, Float::f32, columns_, hidden_cols_, hidden_cols_}, !down_.floats) {
     const int64_t cols = net.gate.weights.cols;
-    const int64_t work = columns_ * hidden_cols_ * (2 * cols + net.down.weights.rows);
+    const double work = double(columns_ * hidden_cols_) * double(2 * cols + net.down.weights.rows);
     threads_ = work < kParallelProducts ? 1 : limit;
   }
 
@@ -162,10 +162,10 @@ void Run::weighted_second_half(const float* weights, float* y, int64_t y_stride)
 
 }  // namespace
 
-Status ffn(const ProductInput& x, const Network& network, float* y, int64_t y_stride, Precision precision, int limit) {
+Status ffn(const ProductInput& x, const Network& network, float* y, int64_t y_stride, Inputs inputs, int limit) {
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
-  Run run(*kernels, x, network, nullptr, precision, limit);
+  Run run(*kernels, x, network, nullptr, inputs, limit);
   if (!run.place()) return {Code::no_memory, "no memory for activations"};
   run.first_half();
   run.second_half(y, y_stride);
@@ -173,7 +173,7 @@ Status ffn(const ProductInput& x, const Network& network, float* y, int64_t y_st
 }
 
 Status moe_ffn(const ProductInput& x, const Network& network, const Routing& routing, const float* weights, float* y,
-               int64_t y_stride, Precision precision, int limit) {
+               int64_t y_stride, Inputs inputs, int limit) {
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
   // Activations of a token as floats, in eight bits and in records.
@@ -184,7 +184,7 @@ Status moe_ffn(const ProductInput& x, const Network& network, const Routing& rou
     const int64_t tokens = std::min(routing.tokens - first, step);
     const auto* at = static_cast<const uint8_t*>(x.x) + first * x.row_stride * (x.type == Float::f32 ? 4 : 2);
     const Routing some = {routing.ids + first * routing.top, tokens, routing.top, routing.experts};
-    Run run(*kernels, {at, x.type, tokens, x.cols, x.row_stride}, network, &some, precision, limit);
+    Run run(*kernels, {at, x.type, tokens, x.cols, x.row_stride}, network, &some, inputs, limit);
     if (!run.place()) return {Code::no_memory, "no memory for activations"};
     run.first_half();
     run.weighted_second_half(weights + first * routing.top, y + first * y_stride, y_stride);

@@ -16,10 +16,10 @@ struct Network {
 };
 
 // y: x.rows rows of down.weights.rows floats, y_stride floats apart. Expert 0 of the network.
-Status ffn(const ProductInput& x, const Network& network, float* y, int64_t y_stride, Precision precision, int limit);
+Status ffn(const ProductInput& x, const Network& network, float* y, int64_t y_stride, Inputs inputs, int limit);
 
 // For each token, outputs of its experts times weights [tokens][top], added in the order of the slots.
 Status moe_ffn(const ProductInput& x, const Network& network, const Routing& routing, const float* weights, float* y,
-               int64_t y_stride, Precision precision, int limit);
+               int64_t y_stride, Inputs inputs, int limit);
 
 }  // namespace kvant

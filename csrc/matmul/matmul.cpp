@@ -29,20 +29,22 @@ bool run_task(const MatmulKernels& k, const Plan& plan, const ProductOutput& out
 
 }  // namespace
 
-Status matmul(const ProductInput& in, const ProductOutput* products, int count, Precision precision, int limit) {
+Status matmul(const ProductInput& in, const ProductOutput* products, int count, Inputs inputs, int limit) {
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
+  if (in.rows == 0 || count == 0) return {};
   const MatmulKernels& k = *kernels->matmul;
   Plan plans[kMostProducts];
   bool quantized = false;
-  int64_t work = 0, tasks = 0;
+  double work = 0;
+  int64_t tasks = 0;
   for (int i = 0; i < count; ++i) {
     Plan& p = plans[i];
-    p.product = Product(k, products[i].weights, 0, precision);
+    p.product = Product(k, products[i].weights, 0, inputs);
     p.source = 0;
     while (!plans[p.source].product.same_panels(p.product)) ++p.source;
     quantized = quantized || !p.product.floats;
-    work += in.rows * in.cols * products[i].weights.rows;
+    work += double(in.rows * in.cols) * double(products[i].weights.rows);
   }
   Rows x(in, quantized);
   const bool enough = carve_call_scratch([&](Carver& carver) {

@@ -14,6 +14,6 @@ struct ProductOutput {
 
 constexpr int kMostProducts = 16;
 
-Status matmul(const ProductInput& x, const ProductOutput* products, int count, Precision precision, int limit);
+Status matmul(const ProductInput& x, const ProductOutput* products, int count, Inputs inputs, int limit);
 
 }  // namespace kvant

@@ -15,7 +15,8 @@ constexpr int64_t kParallelElements = 64 * 1024;
 // Multiplications of one task, at least; expanding a tile counts as much as so many columns.
 constexpr int64_t kTaskProducts = 128 * 1024;
 constexpr int64_t kExpandColumns = 3;
-constexpr int64_t kLeastTiles = 4;
+// Up to so many columns a product is bound by memory, and a task takes several runs of tiles.
+constexpr int64_t kStreamColumns = 4, kStreamRuns = 2;
 
 int threads_for(int64_t elements, int limit) { return elements < kParallelElements ? 1 : limit; }
 
@@ -23,8 +24,8 @@ int64_t divide_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
 }  // namespace
 
-Product::Product(const MatmulKernels& k, const Weights& w, int64_t stride, Precision precision)
-    : weights(w), stride(stride), floats(w.info().block == 1 || precision == Precision::f32),
+Product::Product(const MatmulKernels& k, const Weights& w, int64_t stride, Inputs inputs)
+    : weights(w), stride(stride), floats(w.info().block == 1 || inputs == Inputs::f32),
       shape(k.format[w.format].shape),
       unit(floats ? kFloatUnit : 36 + 4 * shape.groups * (shape.has_min ? 2 : 1)) {}
 
@@ -50,7 +51,8 @@ Cut::Cut(const MatmulKernels& k, const Weights& w, int32_t unit)
 int64_t Cut::task_tiles(int64_t group_columns) const {
   const int64_t one = std::max<int64_t>(16 * cols * (group_columns + kExpandColumns), 1);
   const int64_t least = divide_up(kTaskProducts, one);
-  return std::max(divide_up(least, register_tiles) * register_tiles, kLeastTiles);
+  const int64_t runs = std::max(divide_up(least, register_tiles), group_columns <= kStreamColumns ? kStreamRuns : 1);
+  return runs * register_tiles;
 }
 
 int64_t Cut::joined_tiles(int64_t all_columns) const {

@@ -11,8 +11,8 @@
 
 namespace kvant {
 
-// What quantized weights are multiplied with: activations rounded to eight bits, or as they are.
-enum class Precision : int32_t { q8 = 0, f32 = 1 };
+// How activations meet quantized weights.
+enum class Inputs : int32_t { q8 = 0, f32 = 1 };
 
 struct ProductInput {
   const void* x;
@@ -30,7 +30,7 @@ struct Product {
   int32_t unit;  // bytes that one column has for 32 elements
 
   Product() = default;
-  Product(const MatmulKernels& k, const Weights& w, int64_t stride, Precision precision);
+  Product(const MatmulKernels& k, const Weights& w, int64_t stride, Inputs inputs);
   Weights matrix(int64_t i) const;
   // Whether panels made for one serve the other.
   bool same_panels(const Product& other) const;

@@ -6,9 +6,34 @@
 namespace kvant {
 namespace {
 
-// Up to so many columns a product reads memory as fast as it can: then tiles are taken one by one, so that
-// memory is read in one stream.
-constexpr int64_t kStreamColumns = 4;
+// Asks for the packed chunks that come next, a share of them with every panel of this one.
+class Ahead {
+ public:
+  Ahead(const Weights& w, int64_t first, int tiles, int64_t c, int64_t steps) : tiles_(0) {
+    if (!w.packed) return;
+    if (c >= w.chunks()) {
+      c = 0;
+      first += tiles;
+    }
+    for (; tiles_ < tiles && first + tiles_ < w.tiles(); ++tiles_) {
+      from_[tiles_] = w.data + (first + tiles_) * w.tile_bytes() + 16 * w.chunk_offset(c);
+    }
+    bytes_ = 16 * (int64_t(w.chunk_blocks(c)) * w.info().block_bytes);
+    share_ = (bytes_ / 64 + steps - 1) / steps * 64;
+  }
+
+  void step() {
+    for (int t = 0; t < tiles_; ++t) {
+      for (int64_t i = at_; i < at_ + share_ && i < bytes_; i += 64) __builtin_prefetch(from_[t] + i);
+    }
+    at_ += share_;
+  }
+
+ private:
+  const uint8_t* from_[kMostTiles];
+  int tiles_;
+  int64_t bytes_ = 0, share_ = 0, at_ = 0;
+};
 
 // A few tiles: sums [column][tile][16].
 void multiply_some(const MatmulKernels& k, const Product& product, const Weights& w, const Panels& x, int64_t first,
@@ -25,7 +50,9 @@ void multiply_some(const MatmulKernels& k, const Product& product, const Weights
         format.expand(packed, blocks, memory.tiles[t]);
       }
     }
+    Ahead ahead(w, first, tiles, c + 1, (x.rows + x.width - 1) / x.width);
     for (int64_t j = 0; j < x.rows; j += x.width) {
+      ahead.step();
       const int width = int(std::min<int64_t>(x.rows - j, x.width));
       float* sums = memory.sums + j * tiles * kTileRows;
       if (product.floats) {
@@ -76,9 +103,8 @@ void multiply_tiles(const MatmulKernels& k, const Product& product, const uint8_
                     int64_t begin, int64_t end, const Target& target, const TaskMemory& memory) {
   const Weights w = product.matrix(group.matrix);
   const Panels x(k, product, panels, group);
-  const int64_t step = x.rows <= kStreamColumns ? 1 : k.tiles;
-  for (int64_t t = begin; t < end; t += step) {
-    const int tiles = int(std::min(end - t, step));
+  for (int64_t t = begin; t < end; t += k.tiles) {
+    const int tiles = int(std::min<int64_t>(end - t, k.tiles));
     multiply_some(k, product, w, x, t, tiles, memory);
     store(w, target, x.rows, t, tiles, memory.sums);
   }
