@@ -10,6 +10,7 @@ void bind_runtime(nb::module_& m);
 void bind_experts(nb::module_& m);
 void bind_files(nb::module_& m);
 void bind_ops(nb::module_& m);
+void bind_probe(nb::module_& m);
 
 NB_MODULE(_core, m) {
   bind_codec(m);
@@ -18,4 +19,5 @@ NB_MODULE(_core, m) {
   bind_runtime(m);
   bind_files(m);
   bind_ops(m);
+  bind_probe(m);
 }

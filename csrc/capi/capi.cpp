@@ -7,6 +7,7 @@
 #include "files/strings.h"
 #include "isa/select.h"
 #include "ops/ops.h"
+#include "probe/probe.h"
 #include "runtime/buffer.h"
 #include "runtime/pool.h"
 
@@ -25,6 +26,7 @@ static_assert(int32_t(Code::ok) == KVANT_OK && int32_t(Code::bad_shape) == KVANT
 static_assert(int32_t(Code::bad_format) == KVANT_BAD_FORMAT && int32_t(Code::busy) == KVANT_BUSY);
 static_assert(int32_t(Code::unsupported_isa) == KVANT_UNSUPPORTED_ISA);
 static_assert(int32_t(Float::f32) == KVANT_F32 && int32_t(Float::f16) == KVANT_F16);
+static_assert(int32_t(Product::int8) == KVANT_PROBE_INT8 && int32_t(Product::f32) == KVANT_PROBE_F32);
 static_assert(sizeof(kvant_row_error) == sizeof(RowError));
 static_assert(int32_t(Activation::silu) == KVANT_SILU && int32_t(Activation::relu) == KVANT_RELU);
 
@@ -65,6 +67,12 @@ Status check_rope(const Rope& r) {
   }
   if (const Status s = check_aligned(r.x, KVANT_F32); !s.ok()) return s;
   return check_aligned(r.out, KVANT_F32);
+}
+
+Status check_probe(const void* p, int64_t bytes) {
+  if (bytes < 0 || bytes % kProbeUnit) return {Code::bad_shape, "size is not a multiple of 4096 bytes"};
+  if (reinterpret_cast<uintptr_t>(p) % 64) return {Code::bad_alignment, "memory is not aligned to 64 bytes"};
+  return {};
 }
 
 }  // namespace
@@ -204,5 +212,44 @@ KVANT_EXPORT int64_t kvant_scan_strings(const uint8_t* data, int64_t size, int64
                                         bool* utf8, uint64_t* offsets) {
   return scan_strings(data, size, offset, count, *utf8, offsets);
 }
+
+KVANT_EXPORT int32_t kvant_probe_read(const void* data, int64_t bytes, int32_t streams, int32_t threads,
+                                      uint32_t* sum) {
+  KVANT_CHECK(check_probe(data, bytes));
+  if (streams != 1 && streams != 2 && streams != 4 && streams != 8) {
+    return fail(Code::bad_shape, "streams must be 1, 2, 4 or 8");
+  }
+  uint32_t found = 0;
+  const Status status = probe_read(static_cast<const uint8_t*>(data), bytes, streams, threads, found);
+  if (sum) *sum = found;
+  return report(status);
+}
+
+KVANT_EXPORT int32_t kvant_probe_copy(const void* from, void* to, int64_t bytes, bool around, int32_t threads) {
+  KVANT_CHECK(check_probe(from, bytes));
+  KVANT_CHECK(check_probe(to, bytes));
+  return report(probe_copy(static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), bytes, around, threads));
+}
+
+KVANT_EXPORT int32_t kvant_probe_store(void* to, int64_t bytes, const void* from, int64_t from_bytes,
+                                       int32_t threads) {
+  KVANT_CHECK(check_probe(to, bytes));
+  if (from_bytes < 0) return fail(Code::bad_shape, "negative number of bytes");
+  return report(probe_store(static_cast<uint8_t*>(to), bytes, static_cast<const uint8_t*>(from), from_bytes, threads));
+}
+
+KVANT_EXPORT int32_t kvant_probe_products(int32_t kind, int64_t steps, int64_t tasks, int32_t threads,
+                                          int64_t* products, double* sum) {
+  if (kind != KVANT_PROBE_INT8 && kind != KVANT_PROBE_F32) return fail(Code::bad_format, "no such probe");
+  if (steps < 1 || tasks < 1 || steps > INT64_MAX / 4096 / tasks) {
+    return fail(Code::bad_shape, "steps and tasks must be positive, and few enough to be counted");
+  }
+  double found = 0;
+  const Status status = probe_products(Product(kind), steps, tasks, threads, *products, found);
+  if (sum) *sum = found;
+  return report(status);
+}
+
+KVANT_EXPORT void kvant_probe_ticks(int64_t steps) { probe_ticks(steps); }
 
 }  // extern "C"

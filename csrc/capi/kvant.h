@@ -257,6 +257,35 @@ int32_t kvant_rope(const float* x, int64_t token_stride, int64_t head_stride, co
 int64_t kvant_scan_strings(const uint8_t* data, int64_t size, int64_t offset, int64_t count, bool* utf8,
                            uint64_t* offsets);
 
+/* ---- probes: what this machine gives ---- */
+
+/* Loops with the ISA in use and nothing of a format in them: divide by the time they take. Memory must
+ * be aligned to 64 bytes (KVANT_BAD_ALIGNMENT) and its size a multiple of 4096 bytes
+ * (KVANT_BAD_SHAPE). threads: at most; 0 for the set number. */
+
+/* Reads all of data, at `streams` (1, 2, 4 or 8) places in turn. sum receives the sum of its 32-bit words,
+ * modulo 2^32; may be null. */
+int32_t kvant_probe_read(const void* data, int64_t bytes, int32_t streams, int32_t threads, uint32_t* sum);
+
+/* Copies, through the caches or around those of the target. */
+int32_t kvant_probe_copy(const void* from, void* to, int64_t bytes, bool around, int32_t threads);
+
+/* Writes zeros around the caches and meanwhile reads `from_bytes` bytes (any number, 0 for none) of
+ * `from`, evenly: the memory traffic of a decoder. */
+int32_t kvant_probe_store(void* to, int64_t bytes, const void* from, int64_t from_bytes, int32_t threads);
+
+enum { KVANT_PROBE_INT8 = 0, KVANT_PROBE_F32 = 1 };
+
+/* Multiplies and adds in registers: `steps` steps in each of `tasks` tasks, which the threads share.
+ *   products   receives the multiply-adds done
+ *   sum        receives the sum of the products, each of which is 1, as long as a lane holds it (at
+ *              most 2^24 steps for f32; for int8, up to 2^32 to a task, else modulo that); may be null */
+int32_t kvant_probe_products(int32_t kind, int64_t steps, int64_t tasks, int32_t threads, int64_t* products,
+                             double* sum);
+
+/* Adds 16 * steps times, each time waiting for the result: one tick of the clock each. */
+void kvant_probe_ticks(int64_t steps);
+
 /* cffi:end */
 
 #ifdef __cplusplus

@@ -132,11 +132,28 @@ struct OpKernels {
 
 constexpr double kMaxAngle = 1e8;
 
+// Loops that only load the machine. Memory is aligned to 64 bytes and its size a multiple of
+// kProbeUnit. They return what keeps a compiler from leaving them out, and a test can check.
+constexpr int64_t kProbeUnit = 4096;
+
+struct ProbeKernels {
+  // The sum of all 32-bit words, modulo 2^32, read at 1, 2, 4 or 8 places at once.
+  uint32_t (*read[4])(const uint8_t* p, int64_t bytes) noexcept;
+  void (*copy)(const uint8_t* from, uint8_t* to, int64_t bytes, bool stream) noexcept;
+  // Writes zeros around the caches and meanwhile touches every line of `from`, evenly.
+  uint64_t (*store)(uint8_t* to, int64_t bytes, const uint8_t* from, int64_t from_bytes) noexcept;
+  // Products of registers, summed up; each product is 1.
+  double (*dot)(int64_t steps) noexcept;
+  double (*fma)(int64_t steps) noexcept;
+  int32_t dot_products, fma_products;  // of one step
+};
+
 struct Kernels {
   const char* name;
   const CodecKernels* codec;
   const MatmulKernels* matmul;
   const OpKernels* ops;
+  const ProbeKernels* probe;
 };
 
 }  // namespace kvant

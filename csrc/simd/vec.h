@@ -125,8 +125,6 @@ struct Wide {
   // The low byte of every lane.
   KVANT_INLINE void store_bytes(uint8_t* out, I a) { N::store_bytes(out, a.v); }
 
-  // a * b + c, rounded once.
-  KVANT_INLINE F fma(F a, F b, F c) { KVANT_EACH c.v[p] = N::fma(a.v[p], b.v[p], c.v[p]); return c; }
   KVANT_INLINE I load_u8(const uint8_t* x) { I r; KVANT_EACH r.v[p] = N::load_u8(x + p * kWidth); return r; }
   // The half in the low sixteen bits of every lane.
   KVANT_INLINE F low_half(I a) { F r; KVANT_EACH r.v[p] = N::low_half(a.v[p]); return r; }
@@ -157,6 +155,7 @@ struct Wide {
   KVANT_INLINE F table32(const float* table, I index) { F r; KVANT_EACH r.v[p] = N::table32(table, index.v[p]); return r; }
 
   // What the operations around products need: one rounding, and pairs of lanes exchanged.
+  KVANT_INLINE F fma(F a, F b, F c) { KVANT_EACH c.v[p] = N::fma(a.v[p], b.v[p], c.v[p]); return c; }
   // Lanes 2i and 2i + 1 change places; on scalar, whose only lane has no partner, there is none.
   KVANT_INLINE F swap_pairs(F a) { KVANT_EACH a.v[p] = N::swap_pairs(a.v[p]); return a; }
 

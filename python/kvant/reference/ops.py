@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .fma import fma
 from .numeric import F32, U8, canonical, f32
 
 __all__ = ["activation_mul", "embedding", "rms_norm", "rope", "silu_mul", "softmax"]
@@ -35,20 +36,6 @@ _SIN64 = [(-1.0) ** k / math.factorial(2 * k + 1) for k in range(9)]
 _COS64 = [(-1.0) ** k / math.factorial(2 * k) for k in range(9)]
 # Adding it to an f64 rounds to a whole number, which then stands in the low bits.
 _ROUND64 = 1.5 * 2.0**52
-
-
-# Stands in for an exact fma of the whole reference: one function, to be taken from there.
-def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> F32:
-    """a * b + c, rounded once: exact in f64 but for the sum, which is rounded to odd."""
-    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
-    addend = np.asarray(c, np.float64)
-    total = np.asarray(product + addend)
-    added = total - product
-    lost = (product - (total - added)) + (addend - added)
-    word = total.view(np.int64)
-    toward = np.where((lost > 0) == (total > 0), 1, -1)
-    step = np.where((np.abs(lost) > 0) & (word & 1 == 0), toward, 0)
-    return (word + step).view(np.float64).astype(np.float32)
 
 
 def _polynomial(x: F32, terms: list[float]) -> F32:
