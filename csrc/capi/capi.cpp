@@ -29,12 +29,15 @@ int32_t report(Status status) {
 
 int32_t fail(Code code, const char* what) { return report({code, what}); }
 
+// Far beyond any memory, and so far below 2^63 that no size computed from it overflows.
+constexpr int64_t kMostElements = int64_t(1) << 51;
+
 Status check_matrix(int32_t format, int64_t rows, int64_t cols, int32_t type) {
   if (format < 0 || format >= kFormatCount) return {Code::bad_format, "no such format"};
   if (type < KVANT_F32 || type > KVANT_BF16) return {Code::bad_format, "no such element type"};
   if (rows < 0 || cols < 0) return {Code::bad_shape, "negative number of rows or columns"};
   if (cols % kFormats.row[format].block) return {Code::bad_shape, "columns are not a multiple of the block"};
-  if (rows > 0 && cols > INT64_MAX / 16 / rows) return {Code::bad_shape, "too many elements"};
+  if (rows > kMostElements || cols > kMostElements / (rows > 0 ? rows : 1)) return {Code::bad_shape, "too many elements"};
   return {};
 }
 
@@ -51,18 +54,31 @@ Status check_aligned(const void* floats, int32_t type) {
   return {Code::bad_alignment, "floats are not aligned to their size"};
 }
 
-Status check_packed(const void* packed) {
-  if (reinterpret_cast<uintptr_t>(packed) % 64 == 0) return {};
+Status check_packed(const void* packed, int64_t bytes) {
+  if (bytes == 0 || reinterpret_cast<uintptr_t>(packed) % 64 == 0) return {};
   return {Code::bad_alignment, "packed weights are not aligned to 64 bytes"};
 }
 
-// Memory of rows, from the first to the end of the last.
+// Memory of rows of `width` bytes, `stride` bytes from one to the next.
 struct Extent {
-  const void* p;
-  int64_t rows, stride;
+  uintptr_t begin, rows, stride, width;
+
+  Extent(const void* p, int64_t rows_, int64_t stride_, int64_t width_)
+      : begin(reinterpret_cast<uintptr_t>(p)), rows(uintptr_t(rows_)), stride(uintptr_t(stride_)), width(uintptr_t(width_)) {
+    if (stride_ >= 0) return;
+    begin += (rows - 1) * stride;
+    stride = -stride;
+  }
+
+  uintptr_t bytes() const { return rows > 0 && width > 0 ? (rows - 1) * stride + width : 0; }
+
   bool touches(const Extent& other) const {
-    const auto begin = reinterpret_cast<uintptr_t>(p), begin2 = reinterpret_cast<uintptr_t>(other.p);
-    return begin < begin2 + uintptr_t(other.rows * other.stride) && begin2 < begin + uintptr_t(rows * stride);
+    if (other.begin < begin) return other.touches(*this);
+    const uintptr_t apart = other.begin - begin;
+    if (bytes() <= apart || other.bytes() == 0) return false;
+    // Columns of one matrix lie side by side in each row.
+    const bool side_by_side = stride == other.stride && apart % stride >= width && apart % stride + other.width <= stride;
+    return !side_by_side;
   }
 };
 
@@ -177,7 +193,7 @@ KVANT_EXPORT int32_t kvant_pack(int32_t format, const uint8_t* data, int64_t row
   KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
   const Weights w = {data, format, rows, cols, false};
   if (out_bytes != w.packed_bytes()) return fail(Code::bad_shape, "output has the wrong number of bytes");
-  KVANT_CHECK(check_packed(out));
+  KVANT_CHECK(check_packed(out, out_bytes));
   return report(pack(w, out, threads));
 }
 
@@ -186,7 +202,7 @@ KVANT_EXPORT int32_t kvant_unpack(int32_t format, const uint8_t* packed, int64_t
   KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
   const Weights w = {packed, format, rows, cols, true};
   if (out_bytes != rows * w.row_bytes()) return fail(Code::bad_shape, "output has the wrong number of bytes");
-  KVANT_CHECK(check_packed(packed));
+  KVANT_CHECK(check_packed(packed, w.packed_bytes()));
   return report(unpack(w, out, threads));
 }
 
@@ -208,12 +224,15 @@ KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, i
     if (p.weight_bytes != (w.packed ? w.packed_bytes() : w.rows * w.row_bytes())) {
       return fail(Code::bad_shape, "weights have the wrong number of bytes");
     }
-    if (w.packed) KVANT_CHECK(check_packed(p.weights));
+    if (w.packed) KVANT_CHECK(check_packed(p.weights, p.weight_bytes));
     KVANT_CHECK(check_aligned(p.y, KVANT_F32));
     if (p.y_stride < p.rows) return fail(Code::bad_shape, "rows of y overlap");
-    const Extent y = {p.y, x_rows, p.y_stride * 4};
-    bool apart = !y.touches({x, x_rows, x_stride * (type == KVANT_F32 ? 4 : 2)}) && !y.touches({p.weights, 1, p.weight_bytes});
-    for (int32_t j = 0; j < i; ++j) apart = apart && !y.touches({products[j].y, x_rows, products[j].y_stride * 4});
+    const Extent y = {p.y, x_rows, p.y_stride * 4, p.rows * 4};
+    const int64_t size = type == KVANT_F32 ? 4 : 2;
+    bool apart = !y.touches({x, x_rows, x_stride * size, cols * size}) && !y.touches({p.weights, 1, 0, p.weight_bytes});
+    for (int32_t j = 0; j < i; ++j) {
+      apart = apart && !y.touches({products[j].y, x_rows, products[j].y_stride * 4, products[j].rows * 4});
+    }
     if (!apart) return fail(Code::bad_shape, "y overlaps x, weights or another y");
   }
   return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Activation(activation), threads));

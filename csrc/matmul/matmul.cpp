@@ -112,11 +112,13 @@ bool run_task(const MatmulKernels& k, const Plan& plan, int64_t task) {
 Status matmul(const ProductInput& in, const ProductOutput* products, int count, Activation activation, int limit) {
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
+  if (in.rows == 0 || count == 0) return {};
   const MatmulKernels& k = *kernels->matmul;
   Plan plans[kMostProducts];
   size_t bytes = in.type == Float::f32 ? 0 : round_up(size_t(in.rows * in.cols) * 4);
   bool quantized = false;
-  int64_t work = 0, tasks = 0;
+  double work = 0;
+  int64_t tasks = 0;
   for (int i = 0; i < count; ++i) {
     const Weights& w = products[i].weights;
     Plan& p = plans[i];
@@ -130,7 +132,7 @@ Status matmul(const ProductInput& in, const ProductOutput* products, int count, 
     p.row_tasks = (w.tiles() + p.tiles_per_task - 1) / p.tiles_per_task;
     bytes += round_up(panel_bytes(in.rows, in.cols, p.unit));
     quantized = quantized || !p.floats;
-    work += in.rows * in.cols * w.rows;
+    work += double(in.rows * in.cols) * double(w.rows);
     tasks += p.tasks();
   }
   if (quantized) bytes += round_up(Quantized::bytes(in.rows, in.cols));
