@@ -8,6 +8,7 @@ void bind_codec(nb::module_& m);
 void bind_matmul(nb::module_& m);
 void bind_runtime(nb::module_& m);
 void bind_files(nb::module_& m);
+void bind_ops(nb::module_& m);
 
 NB_MODULE(_core, m) {
   // Packed weights that a global holds until the interpreter ends are no leak.
@@ -16,4 +17,5 @@ NB_MODULE(_core, m) {
   bind_matmul(m);
   bind_runtime(m);
   bind_files(m);
+  bind_ops(m);
 }

@@ -7,6 +7,7 @@
 #include "files/strings.h"
 #include "isa/select.h"
 #include "matmul/matmul.h"
+#include "ops/ops.h"
 #include "runtime/buffer.h"
 #include "runtime/pool.h"
 
@@ -19,6 +20,7 @@ static_assert(int32_t(Code::bad_format) == KVANT_BAD_FORMAT && int32_t(Code::bus
 static_assert(int32_t(Code::unsupported_isa) == KVANT_UNSUPPORTED_ISA);
 static_assert(int32_t(Float::f32) == KVANT_F32 && int32_t(Float::f16) == KVANT_F16);
 static_assert(sizeof(kvant_row_error) == sizeof(RowError));
+static_assert(int32_t(Activation::silu) == KVANT_SILU && int32_t(Activation::relu) == KVANT_RELU);
 
 thread_local const char* last_error = "no error";
 
@@ -81,6 +83,37 @@ struct Extent {
     return !side_by_side;
   }
 };
+Status check_rows(const RowsJob& job) {
+  if (job.rows < 0 || job.cols < 0) return {Code::bad_shape, "negative number of rows or columns"};
+  if (const Status s = check_aligned(job.x, KVANT_F32); !s.ok()) return s;
+  return check_aligned(job.out, KVANT_F32);
+}
+
+bool is_finite(double x) { return x - x == 0; }
+
+Status check_rope(const Rope& r) {
+  if (r.tokens < 0 || r.heads < 0) return {Code::bad_shape, "negative number of tokens or heads"};
+  if (r.rotary < 2 || r.rotary % 2 || r.rotary > r.dim) {
+    return {Code::bad_shape, "rotary must be even, from 2 to head_dim"};
+  }
+  if (!is_finite(r.theta) || r.theta < 1) return {Code::bad_shape, "theta must be a finite number of at least 1"};
+  if (!is_finite(r.scale) || r.scale <= 0) return {Code::bad_shape, "scale must be a finite number above 0"};
+  if (const Status s = check_aligned(r.factors, KVANT_F32); !s.ok()) return s;
+  double smallest = 1;
+  for (int32_t i = 0; r.factors && i < r.rotary / 2; ++i) {
+    const double factor = double(r.factors[i]);
+    if (!is_finite(factor) || factor <= 0) return {Code::bad_shape, "freq_factors must be finite numbers above 0"};
+    smallest = factor < smallest ? factor : smallest;
+  }
+  for (int64_t i = 0; i < r.tokens; ++i) {
+    const double position = double(r.positions[i]);
+    if ((position < 0 ? -position : position) / r.scale / smallest > kMaxAngle) {
+      return {Code::bad_shape, "a position makes an angle above 1e8"};
+    }
+  }
+  if (const Status s = check_aligned(r.x, KVANT_F32); !s.ok()) return s;
+  return check_aligned(r.out, KVANT_F32);
+}
 
 }  // namespace
 
@@ -235,7 +268,44 @@ KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, i
     }
     if (!apart) return fail(Code::bad_shape, "y overlaps x, weights or another y");
   }
-  return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Activation(activation), threads));
+  return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Inputs(activation), threads));
+}
+
+KVANT_EXPORT int32_t kvant_rms_norm(const float* x, int64_t x_stride, const float* weight, double eps, int64_t rows,
+                                    int64_t cols, float* out, int64_t out_stride, int32_t threads) {
+  const RowsJob job = {x, x_stride, out, out_stride, rows, cols};
+  KVANT_CHECK(check_rows(job));
+  KVANT_CHECK(check_aligned(weight, KVANT_F32));
+  if (!is_finite(eps) || eps < 0) return fail(Code::bad_shape, "eps must be a finite number of at least 0");
+  return report(rms_norm(job, weight, eps, threads));
+}
+
+KVANT_EXPORT int32_t kvant_softmax(const float* x, int64_t x_stride, double scale, int64_t rows, int64_t cols,
+                                   float* out, int64_t out_stride, int32_t threads) {
+  const RowsJob job = {x, x_stride, out, out_stride, rows, cols};
+  KVANT_CHECK(check_rows(job));
+  if (!is_finite(scale)) return fail(Code::bad_shape, "scale must be a finite number");
+  return report(softmax(job, scale, threads));
+}
+
+KVANT_EXPORT int32_t kvant_activation_mul(int32_t activation, const float* gate, int64_t gate_stride, const float* up,
+                                          int64_t up_stride, int64_t rows, int64_t cols, float* out,
+                                          int64_t out_stride, int32_t threads) {
+  if (activation < 0 || activation >= kActivationCount) return fail(Code::bad_format, "no such activation");
+  const RowsJob job = {gate, gate_stride, out, out_stride, rows, cols};
+  KVANT_CHECK(check_rows(job));
+  KVANT_CHECK(check_aligned(up, KVANT_F32));
+  return report(activation_mul(Activation(activation), job, up, up_stride, threads));
+}
+
+KVANT_EXPORT int32_t kvant_rope(const float* x, int64_t token_stride, int64_t head_stride, const int64_t* positions,
+                                int64_t tokens, int32_t heads, int32_t head_dim, int32_t rotary, bool interleaved,
+                                double theta, double scale, const float* freq_factors, float* out,
+                                int64_t out_token_stride, int64_t out_head_stride, int32_t threads) {
+  const Rope job = {x,     token_stride, head_stride,  positions, tokens,           heads,          head_dim, rotary,
+                    interleaved, theta,  scale,        freq_factors, out, out_token_stride, out_head_stride};
+  KVANT_CHECK(check_rope(job));
+  return report(rope(job, threads));
 }
 
 KVANT_EXPORT int64_t kvant_scan_strings(const uint8_t* data, int64_t size, int64_t offset, int64_t count,

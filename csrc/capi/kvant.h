@@ -165,6 +165,47 @@ typedef struct {
 int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, int64_t cols, int64_t x_stride,
                      const kvant_product* products, int32_t count, int32_t activation, int32_t threads);
 
+/* ---- operations around products ----
+ *
+ * Rows are `cols` floats, strides count elements from row to row. `out` may be an input itself, with the same
+ * stride, and must not overlap one otherwise. A NaN is written as 0x7fc00000. Results depend on the
+ * inputs only. All return KVANT_BAD_SHAPE for negative sizes or a number that is not allowed,
+ * KVANT_BAD_ALIGNMENT for floats not aligned to 4 bytes, and leave `out` untouched then.
+ * threads: at most; 0 for the set number. */
+
+/* y = (x * r) * weight, r = 1 / sqrt(sum x^2 / cols + eps).
+ *   weight                cols floats, or null for 1
+ *   eps                   finite, not negative */
+int32_t kvant_rms_norm(const float* x, int64_t x_stride, const float* weight, double eps, int64_t rows,
+                       int64_t cols, float* out, int64_t out_stride, int32_t threads);
+
+/* y = exp(x * scale - max(x * scale)), divided by the sum of these over the row.
+ *   scale                 finite
+ * A row that holds a NaN, +inf after scaling, or nothing but -inf becomes NaN. */
+int32_t kvant_softmax(const float* x, int64_t x_stride, double scale, int64_t rows, int64_t cols, float* out,
+                      int64_t out_stride, int32_t threads);
+
+enum { KVANT_SILU = 0, KVANT_GELU = 1, KVANT_GELU_TANH = 2, KVANT_RELU = 3 };
+
+/* y = activation(gate) * up. KVANT_BAD_FORMAT when there is no such activation. */
+int32_t kvant_activation_mul(int32_t activation, const float* gate, int64_t gate_stride, const float* up,
+                             int64_t up_stride, int64_t rows, int64_t cols, float* out, int64_t out_stride,
+                             int32_t threads);
+
+/* Rotates pairs of the first `rotary` of head_dim numbers by position / scale * theta^(-2i / rotary) /
+ * freq_factors[i]; the other numbers are copied.
+ *   x                     [tokens, heads, head_dim], strides in elements
+ *   positions             one for each token
+ *   rotary                even, 2 .. head_dim
+ *   interleaved           pairs are (2i, 2i + 1) instead of (i, i + rotary / 2)
+ *   theta, scale          finite; theta at least 1, scale above 0
+ *   freq_factors          rotary / 2 finite numbers above 0, or null for 1
+ * Angles up to 1e8 are taken. */
+int32_t kvant_rope(const float* x, int64_t token_stride, int64_t head_stride, const int64_t* positions,
+                   int64_t tokens, int32_t heads, int32_t head_dim, int32_t rotary, bool interleaved,
+                   double theta, double scale, const float* freq_factors, float* out,
+                   int64_t out_token_stride, int64_t out_head_stride, int32_t threads);
+
 /* ---- files ---- */
 
 /* Walks `count` strings (u64 length, bytes) from `offset` on. Returns the offset behind the last, or

@@ -12,7 +12,8 @@ namespace kvant {
 #define KVANT_KERNELS(isa)                           \
   extern const CodecKernels kernels_codec_##isa;     \
   extern const MatmulKernels kernels_matmul_##isa;   \
-  static constexpr Kernels kernels_##isa = {#isa, &kernels_codec_##isa, &kernels_matmul_##isa};
+  extern const OpKernels kernels_ops_##isa;          \
+  static constexpr Kernels kernels_##isa = {#isa, &kernels_codec_##isa, &kernels_matmul_##isa, &kernels_ops_##isa};
 
 #if defined(__x86_64__)
 KVANT_KERNELS(avx512vnni)

@@ -88,10 +88,51 @@ struct MatmulKernels {
   FormatProducts format[kFormatCount];
 };
 
+enum class Activation : int32_t { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3 };
+constexpr int kActivationCount = 4;
+
+// Rows of `cols` floats, strides in floats. out may be x itself, and only that of what overlaps.
+struct RowsJob {
+  const float* x;
+  int64_t stride;
+  float* out;
+  int64_t out_stride;
+  int64_t rows, cols;
+};
+
+// The heads of one token. cos and sin hold rotary / 2 floats each, or, interleaved, rotary floats: both
+// of a pair, the sine of the first negated; either is filled up to a multiple of 16.
+struct RopeJob {
+  const float* x;
+  int64_t stride;  // floats from head to head
+  float* out;
+  int64_t out_stride;
+  int32_t heads, dim, rotary;
+  bool interleaved;
+  const float* cos;
+  const float* sin;
+};
+
+struct OpKernels {
+  // weight may be null. eps and scale are rounded to f32 in here, where the rounding mode is known.
+  void (*rms_norm)(const RowsJob&, const float* weight, double eps) noexcept;
+  void (*softmax)(const RowsJob&, double scale) noexcept;
+  void (*activation_mul[kActivationCount])(const float* gate, const float* up, float* out, int64_t count) noexcept;
+  // theta^(-2i / rotary), divided by factors[i] where there are any.
+  void (*rope_frequencies)(double theta, const float* factors, int32_t rotary, double* out) noexcept;
+  // The tables of one position as RopeJob wants them; position * frequencies[i] is below kMaxAngle.
+  void (*rope_angles)(double position, const double* frequencies, int32_t pairs, bool interleaved, float* cos,
+                      float* sin) noexcept;
+  void (*rope)(const RopeJob&) noexcept;
+};
+
+constexpr double kMaxAngle = 1e8;
+
 struct Kernels {
   const char* name;
   const CodecKernels* codec;
   const MatmulKernels* matmul;
+  const OpKernels* ops;
 };
 
 }  // namespace kvant

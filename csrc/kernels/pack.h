@@ -6,9 +6,6 @@
 
 namespace kvant {
 
-template <class Format>
-concept ExpandsInVectors = requires { Format::kCodePlanes; };
-
 // Columns of a chunk of `blocks` blocks follow each other; a float format counts columns as blocks.
 template <class Format>
 constexpr int kChunkBlocks = kChunk / Format::kInfo.block;
@@ -71,7 +68,7 @@ KVANT_INLINE void unpack_plane(const uint8_t* packed, Plane plane, int row, uint
 template <class V, class Format>
 void pack_chunk(const uint8_t* const* rows, int blocks, uint8_t* out) noexcept {
   constexpr int kBytes = Format::kInfo.block_bytes;
-  if constexpr (ExpandsInVectors<Format>) {
+  if constexpr (Format::kInfo.block > 1) {
     constexpr int kCodes = plane_bytes<CodePlanes<Format>>(), kScales = plane_bytes<ScalePlanes<Format>>();
     static_assert(kCodes + kScales == kBytes);
     uint8_t *codes = out, *scales = out + int64_t(blocks) * kTileRows * kCodes;
@@ -85,14 +82,18 @@ void pack_chunk(const uint8_t* const* rows, int blocks, uint8_t* out) noexcept {
       });
     }
   } else {
-    for (int r = 0; r < kTileRows; ++r) memcpy(out + r * blocks * kBytes, rows[r], size_t(blocks) * kBytes);
+    // Floats: words of four bytes, and a last half where their number is odd.
+    const Plane words = {0, blocks * kBytes / 4 * 4, 4}, rest = {words.bytes, blocks * kBytes % 4, 2};
+    const auto row = [&](int r) KVANT_LAMBDA { return rows[r]; };
+    pack_plane<V>(row, words, out);
+    pack_plane<V>(row, rest, out + kTileRows * words.bytes);
   }
 }
 
 template <class V, class Format>
 void unpack_chunk(const uint8_t* packed, int blocks, uint8_t* const* rows) noexcept {
   constexpr int kBytes = Format::kInfo.block_bytes;
-  if constexpr (ExpandsInVectors<Format>) {
+  if constexpr (Format::kInfo.block > 1) {
     constexpr int kCodes = plane_bytes<CodePlanes<Format>>(), kScales = plane_bytes<ScalePlanes<Format>>();
     const uint8_t *codes = packed, *scales = packed + int64_t(blocks) * kTileRows * kCodes;
     for (int r = 0; r < kTileRows; ++r) {
@@ -107,7 +108,11 @@ void unpack_chunk(const uint8_t* packed, int blocks, uint8_t* const* rows) noexc
       }
     }
   } else {
-    for (int r = 0; r < kTileRows; ++r) memcpy(rows[r], packed + r * blocks * kBytes, size_t(blocks) * kBytes);
+    const Plane words = {0, blocks * kBytes / 4 * 4, 4}, rest = {words.bytes, blocks * kBytes % 4, 2};
+    for (int r = 0; r < kTileRows; ++r) {
+      unpack_plane(packed, words, r, rows[r]);
+      unpack_plane(packed + kTileRows * words.bytes, rest, r, rows[r]);
+    }
   }
 }
 

@@ -109,7 +109,7 @@ bool run_task(const MatmulKernels& k, const Plan& plan, int64_t task) {
 
 }  // namespace
 
-Status matmul(const ProductInput& in, const ProductOutput* products, int count, Activation activation, int limit) {
+Status matmul(const ProductInput& in, const ProductOutput* products, int count, Inputs inputs, int limit) {
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
   if (in.rows == 0 || count == 0) return {};
@@ -123,7 +123,7 @@ Status matmul(const ProductInput& in, const ProductOutput* products, int count, 
     const Weights& w = products[i].weights;
     Plan& p = plans[i];
     p.product = products[i];
-    p.floats = w.info().block == 1 || activation == Activation::f32;
+    p.floats = w.info().block == 1 || inputs == Inputs::f32;
     p.unit = p.floats ? kFloatUnitBytes : unit_bytes(k.format[w.format].shape);
     p.rows = in.rows;
     const int64_t whole = group_rows(in.cols, p.unit, k.columns);

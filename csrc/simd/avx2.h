@@ -123,7 +123,6 @@ struct Avx2 {
     _mm_storeu_si128((__m128i*)out, _mm_shuffle_epi32(bytes, 0xd8));
   }
 
-  KVANT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   KVANT_INLINE I load_u8(const uint8_t* x) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)x)); }
   KVANT_INLINE F low_half(I a) {
     const I words = _mm256_packus_epi32(iand(a, isplat(0xffff)), _mm256_setzero_si256());
@@ -183,6 +182,9 @@ struct Avx2 {
       _mm_storeu_si128(p, _mm_shuffle_epi8(t, _mm_loadu_si128(p)));
     }
   }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  KVANT_INLINE F swap_pairs(F a) { return _mm256_permute_ps(a, 0xb1); }
 };
 
 }  // namespace

@@ -11,6 +11,7 @@ import os
 from kvant import _core, isa
 from kvant.errors import Error, FormatError, GGUFError, IsaError, ModelError, ShapeError
 from kvant.formats import FormatInfo, format_info, formats
+from kvant.ops import activation_mul, embedding, rms_norm, rope, silu_mul, softmax
 from kvant.packed import PackedTensor
 from kvant.products import matmul, matmul_many
 from kvant.qtensor import QTensor
@@ -27,6 +28,8 @@ __all__ = [
     "QTensor",
     "QuantError",
     "ShapeError",
+    "activation_mul",
+    "embedding",
     "format_info",
     "formats",
     "gguf",
@@ -36,7 +39,11 @@ __all__ = [
     "quant_error",
     "quantize",
     "reference",
+    "rms_norm",
+    "rope",
     "set_threads",
+    "silu_mul",
+    "softmax",
     "threads",
     "validate",
 ]

@@ -4,7 +4,9 @@
 //   reply     int64 code, bytes; then the result
 // ops: 0 list ISAs as "name supported" lines, 1 use the ISA named by the payload,
 //      2 encode f32 rows (importance behind them when weighted), 3 decode packed rows to f32,
-//      4 first invalid block
+//      4 first invalid block,
+//      5 rms_norm (weight behind x), 6 softmax of half of x, 7 activation `format` of gates times up behind them,
+//      8 rope of one head per row (positions before x; interleaved when `format` is 1)
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -52,6 +54,22 @@ void serve(const Request& r, const std::vector<float>& words) {
     std::vector<float> out(size_t(r.rows * r.cols));
     const int32_t code = kvant_decode(format, bytes, row_bytes, r.rows, nullptr, r.rows, r.cols, KVANT_F32,
                                       out.data(), 2);
+    reply(code, out.data(), out.size() * 4);
+  } else if (r.op >= 5) {
+    std::vector<float> out(size_t(r.rows * r.cols));
+    const float* x = words.data();
+    const int64_t size = r.rows * r.cols;
+    int32_t code = -1;
+    if (r.op == 5) code = kvant_rms_norm(x, r.cols, x + size, 1e-6, r.rows, r.cols, out.data(), r.cols, 2);
+    if (r.op == 6) code = kvant_softmax(x, r.cols, 0.5, r.rows, r.cols, out.data(), r.cols, 2);
+    if (r.op == 7) {
+      code = kvant_activation_mul(format, x, r.cols, x + size, r.cols, r.rows, r.cols, out.data(), r.cols, 2);
+    }
+    if (r.op == 8) {
+      const auto* positions = reinterpret_cast<const int64_t*>(bytes);
+      code = kvant_rope(x + 2 * r.rows, r.cols, r.cols, positions, r.rows, 1, int32_t(r.cols), int32_t(r.cols),
+                        r.format == 1, 1e6, 1.0, nullptr, out.data(), r.cols, r.cols, 2);
+    }
     reply(code, out.data(), out.size() * 4);
   } else {
     int64_t block = -1;

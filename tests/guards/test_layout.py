@@ -27,7 +27,8 @@ MAY_SEE = {
     "files": {"base"},
     "codec": {"base", "kernels", "isa", "runtime"},
     "matmul": {"base", "kernels", "isa", "runtime"},
-    "capi": {"base", "codec", "files", "isa", "matmul", "runtime"},
+    "ops": {"base", "kernels", "isa", "runtime"},
+    "capi": {"base", "codec", "files", "isa", "matmul", "ops", "runtime"},
 }
 USERS_OF_KERNELS = {"kernels", "isa", *(room for room in MAY_SEE if "kernels" in MAY_SEE[room])}
 # Where words of one processor may stand outside of simd/: its control register, its pause.
@@ -190,7 +191,7 @@ def test_the_extension_is_reached_through_few_modules():
         if re.search(r"import .*\b_core\b|kvant\._core", path.read_text())
     }
     lowest = {"__init__.py", "arrays.py", "formats.py", "isa.py", "packed.py", "products.py"}
-    lowest |= {"qtensor.py", "quant.py"}
+    lowest |= {"ops.py", "qtensor.py", "quant.py"}
     assert {u for u in users if not u.startswith("gguf/")} <= lowest
 
 
