@@ -13,6 +13,8 @@ void bind_ops(nb::module_& m);
 void bind_probe(nb::module_& m);
 
 NB_MODULE(_core, m) {
+  // Packed weights that a global holds until the interpreter ends are no leak.
+  nb::set_leak_warnings(false);
   bind_codec(m);
   bind_matmul(m);
   bind_experts(m);

@@ -21,8 +21,8 @@ Status check_rows(const ProductInput& x, int64_t rows, int64_t cols, const float
   if (const Status s = check_aligned(x.x, int32_t(x.type)); !s.ok()) return s;
   if (const Status s = check_aligned(y, KVANT_F32); !s.ok()) return s;
   if (y_stride < cols) return {Code::bad_shape, "rows of y overlap"};
-  const Extent out = {y, rows, y_stride * 4};
-  if (out.touches({x.x, x.rows, x.row_stride * (x.type == Float::f32 ? 4 : 2)})) {
+  const int64_t size = x.type == Float::f32 ? 4 : 2;
+  if (Extent(y, rows, y_stride * 4, cols * 4).touches({x.x, x.rows, x.row_stride * size, x.cols * size})) {
     return {Code::bad_shape, "y overlaps x"};
   }
   return {};
@@ -38,7 +38,7 @@ Status check_experts(const kvant_experts& e, const Extent& y) {
   const Weights w = weights_of(e);
   const int64_t bytes = w.packed ? w.packed_bytes() : w.rows * w.row_bytes();
   if (e.packed) {
-    if (const Status s = check_packed(e.weights); !s.ok()) return s;
+    if (const Status s = check_packed(e.weights, bytes); !s.ok()) return s;
     if (e.stride % 64) return {Code::bad_alignment, "packed experts are not a multiple of 64 bytes apart"};
   }
   if (e.count > 0 && (e.weight_bytes < bytes || e.stride < 0)) {
@@ -47,7 +47,7 @@ Status check_experts(const kvant_experts& e, const Extent& y) {
   if (e.count > 1 && e.stride > (e.weight_bytes - bytes) / (e.count - 1)) {
     return {Code::bad_shape, "weights have the wrong number of bytes"};
   }
-  if (y.touches({e.weights, 1, e.weight_bytes})) return {Code::bad_shape, "y overlaps weights"};
+  if (y.touches({e.weights, 1, 0, e.weight_bytes})) return {Code::bad_shape, "y overlaps weights"};
   return {};
 }
 
@@ -76,7 +76,7 @@ Status check_ids(const Routing& r, const Extent& y) {
   for (int64_t i = 0; i < r.pairs(); ++i) {
     if (r.ids[i] < 0 || r.ids[i] >= r.experts) return {Code::bad_shape, "an id names no expert"};
   }
-  if (y.touches({r.ids, r.pairs(), 8})) return {Code::bad_shape, "y overlaps ids"};
+  if (y.touches({r.ids, 1, 0, r.pairs() * 8})) return {Code::bad_shape, "y overlaps ids"};
   return {};
 }
 
@@ -94,7 +94,7 @@ KVANT_EXPORT int32_t kvant_pack(int32_t format, const uint8_t* data, int64_t row
   KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
   const Weights w = {data, format, rows, cols, false};
   if (out_bytes != w.packed_bytes()) return fail(Code::bad_shape, "output has the wrong number of bytes");
-  KVANT_CHECK(check_packed(out));
+  KVANT_CHECK(check_packed(out, out_bytes));
   return report(pack(w, out, threads));
 }
 
@@ -103,7 +103,7 @@ KVANT_EXPORT int32_t kvant_unpack(int32_t format, const uint8_t* packed, int64_t
   KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
   const Weights w = {packed, format, rows, cols, true};
   if (out_bytes != rows * w.row_bytes()) return fail(Code::bad_shape, "output has the wrong number of bytes");
-  KVANT_CHECK(check_packed(packed));
+  KVANT_CHECK(check_packed(packed, w.packed_bytes()));
   return report(unpack(w, out, threads));
 }
 
@@ -124,12 +124,15 @@ KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, i
     if (p.weight_bytes != (w.packed ? w.packed_bytes() : w.rows * w.row_bytes())) {
       return fail(Code::bad_shape, "weights have the wrong number of bytes");
     }
-    if (w.packed) KVANT_CHECK(check_packed(p.weights));
+    if (w.packed) KVANT_CHECK(check_packed(p.weights, p.weight_bytes));
     KVANT_CHECK(check_aligned(p.y, KVANT_F32));
     if (p.y_stride < p.rows) return fail(Code::bad_shape, "rows of y overlap");
-    const Extent y = {p.y, x_rows, p.y_stride * 4};
-    bool apart = !y.touches({x, x_rows, x_stride * (type == KVANT_F32 ? 4 : 2)}) && !y.touches({p.weights, 1, p.weight_bytes});
-    for (int32_t j = 0; j < i; ++j) apart = apart && !y.touches({products[j].y, x_rows, products[j].y_stride * 4});
+    const Extent y = {p.y, x_rows, p.y_stride * 4, p.rows * 4};
+    const int64_t size = type == KVANT_F32 ? 4 : 2;
+    bool apart = !y.touches({x, x_rows, x_stride * size, cols * size}) && !y.touches({p.weights, 1, 0, p.weight_bytes});
+    for (int32_t j = 0; j < i; ++j) {
+      apart = apart && !y.touches({products[j].y, x_rows, products[j].y_stride * 4, products[j].rows * 4});
+    }
     if (!apart) return fail(Code::bad_shape, "y overlaps x, weights or another y");
   }
   return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Inputs(activation), threads));
@@ -143,7 +146,7 @@ KVANT_EXPORT int32_t kvant_matmul_experts(const void* x, int32_t type, int64_t t
   const Routing routing = {ids, tokens, top, experts->count};
   const ProductInput in = {x, Float(type), x_per_slot ? routing.pairs() : tokens, experts->cols, x_stride};
   KVANT_CHECK(check_rows(in, routing.pairs(), experts->rows, y, y_stride));
-  const Extent out = {y, routing.pairs(), y_stride * 4};
+  const Extent out = {y, routing.pairs(), y_stride * 4, experts->rows * 4};
   KVANT_CHECK(check_experts(*experts, out));
   KVANT_CHECK(check_ids(routing, out));
   return report(matmul_experts(in, x_per_slot != 0, experts_of(*experts), routing, y, y_stride, Inputs(act), threads));
@@ -158,7 +161,7 @@ KVANT_EXPORT int32_t kvant_ffn(const void* x, int32_t type, int64_t rows, int64_
   KVANT_CHECK(check_rows(in, rows, down->rows, y, y_stride));
   const Network network = {experts_of(*gate), experts_of(*up), experts_of(*down), Activation(activation)};
   const kvant_experts* all[] = {gate, up, down};
-  KVANT_CHECK(check_network(network, all, {y, rows, y_stride * 4}));
+  KVANT_CHECK(check_network(network, all, {y, rows, y_stride * 4, down->rows * 4}));
   if (gate->count != 1) return fail(Code::bad_shape, "gate, up and down must be one matrix each");
   return report(ffn(in, network, y, y_stride, Inputs(act), threads));
 }
@@ -174,11 +177,11 @@ KVANT_EXPORT int32_t kvant_moe_ffn(const void* x, int32_t type, int64_t tokens, 
   KVANT_CHECK(check_aligned(weights, KVANT_F32));
   const Network network = {experts_of(*gate), experts_of(*up), experts_of(*down), Activation(activation)};
   const kvant_experts* all[] = {gate, up, down};
-  const Extent out = {y, tokens, y_stride * 4};
+  const Extent out = {y, tokens, y_stride * 4, down->rows * 4};
   KVANT_CHECK(check_network(network, all, out));
   const Routing routing = {ids, tokens, top, gate->count};
   KVANT_CHECK(check_ids(routing, out));
-  if (out.touches({weights, routing.pairs(), 4})) return fail(Code::bad_shape, "y overlaps the router's weights");
+  if (out.touches({weights, 1, 0, routing.pairs() * 4})) return fail(Code::bad_shape, "y overlaps the router's weights");
   return report(moe_ffn(in, network, routing, weights, y, y_stride, Inputs(act), threads));
 }
 

@@ -114,8 +114,9 @@ class PackedTensor:
         rows, cols = self.shape[-2:]
         out = np.empty((*self.shape[:-1], self.info.row_bytes(cols)), np.uint8)
         size = rows * out.shape[-1]
-        packed = self.data.reshape(-1, self.data.shape[-1])
-        for source, target in zip(packed, out.reshape(-1, size), strict=True):
+        count = math.prod(self.shape[:-2])
+        packed = self.data.reshape(count, self.data.shape[-1])
+        for source, target in zip(packed, out.reshape(count, size), strict=True):
             _core.unpack(self.info.number, source, rows, cols, target, threads or 0)
         return QTensor(out, self.format, self.shape)
 
@@ -142,7 +143,7 @@ def pack(q: QTensor, *, threads: int | None = None) -> PackedTensor:
     rows, cols = q.shape[-2:]
     size = _core.packed_bytes(q.info.number, rows, cols)
     out = empty((math.prod(q.shape[:-2]), size), np.dtype(np.uint8))
-    data = np.ascontiguousarray(q.data)
-    for source, target in zip(data.reshape(len(out), -1), out, strict=True):
+    data = np.ascontiguousarray(q.data).reshape(len(out), rows * q.info.row_bytes(cols))
+    for source, target in zip(data, out, strict=True):
         _core.pack(q.info.number, source, rows, cols, target, threads or 0)
     return PackedTensor(out.reshape(*q.shape[:-2], size), q.info, q.shape)

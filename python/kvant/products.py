@@ -71,7 +71,13 @@ def matmul(
     (64,)
     """
     matrix = w.matrix()
-    if type(x) is np.ndarray and x.dtype == np.float32 and x.flags.c_contiguous and x.ndim:
+    if (
+        type(x) is np.ndarray
+        and x.dtype == np.float32
+        and x.flags.c_contiguous
+        and x.flags.aligned
+        and x.ndim
+    ):
         shape = (*x.shape[:-1], matrix.rows)
         if x.shape[-1] != matrix.cols:
             raise _wrong_columns("matmul", x.shape, w)
