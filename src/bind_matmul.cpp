@@ -75,7 +75,7 @@ void bind_matmul(nb::module_& m) {
       "matmul",
       [](Floats x, const Matrix& w, FloatOut out, int32_t activation, int32_t threads) {
         const kvant_product product = w.product(out.data());
-        const int64_t rows = w.cols > 0 ? int64_t(x.size()) / w.cols : 0;
+        const int64_t rows = w.rows > 0 ? int64_t(out.size()) / w.rows : 0;
         int32_t code;
         {
           nb::gil_scoped_release release;

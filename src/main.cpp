@@ -7,13 +7,17 @@ namespace nb = nanobind;
 void bind_codec(nb::module_& m);
 void bind_matmul(nb::module_& m);
 void bind_runtime(nb::module_& m);
+void bind_experts(nb::module_& m);
 void bind_files(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_probe(nb::module_& m);
 
 NB_MODULE(_core, m) {
+  // Packed weights that a global holds until the interpreter ends are no leak.
+  nb::set_leak_warnings(false);
   bind_codec(m);
   bind_matmul(m);
+  bind_experts(m);
   bind_runtime(m);
   bind_files(m);
   bind_ops(m);

@@ -1,18 +1,24 @@
 // The front door: every argument is checked here, once; behind it everything assumes.
-#include "capi/kvant.h"
+#include "capi/checks.h"
 
 #include <cstring>
 
 #include "codec/codec.h"
 #include "files/strings.h"
 #include "isa/select.h"
-#include "matmul/matmul.h"
 #include "ops/ops.h"
 #include "probe/probe.h"
 #include "runtime/buffer.h"
 #include "runtime/pool.h"
 
 using namespace kvant;
+
+static thread_local const char* last_error = "no error";
+
+int32_t kvant::report(Status status) {
+  if (!status.ok()) last_error = status.what;
+  return int32_t(status.code);
+}
 
 namespace {
 
@@ -24,24 +30,6 @@ static_assert(int32_t(Product::int8) == KVANT_PROBE_INT8 && int32_t(Product::f32
 static_assert(sizeof(kvant_row_error) == sizeof(RowError));
 static_assert(int32_t(Activation::silu) == KVANT_SILU && int32_t(Activation::relu) == KVANT_RELU);
 
-thread_local const char* last_error = "no error";
-
-int32_t report(Status status) {
-  if (!status.ok()) last_error = status.what;
-  return int32_t(status.code);
-}
-
-int32_t fail(Code code, const char* what) { return report({code, what}); }
-
-Status check_matrix(int32_t format, int64_t rows, int64_t cols, int32_t type) {
-  if (format < 0 || format >= kFormatCount) return {Code::bad_format, "no such format"};
-  if (type < KVANT_F32 || type > KVANT_BF16) return {Code::bad_format, "no such element type"};
-  if (rows < 0 || cols < 0) return {Code::bad_shape, "negative number of rows or columns"};
-  if (cols % kFormats.row[format].block) return {Code::bad_shape, "columns are not a multiple of the block"};
-  if (rows > 0 && cols > INT64_MAX / 16 / rows) return {Code::bad_shape, "too many elements"};
-  return {};
-}
-
 Status check_importance(const float* importance, int64_t rows, int64_t rows_per_vector) {
   if (importance && rows > 0 && rows_per_vector < 1) {
     return {Code::bad_shape, "importance needs at least one row per vector"};
@@ -49,26 +37,6 @@ Status check_importance(const float* importance, int64_t rows, int64_t rows_per_
   return {};
 }
 
-Status check_aligned(const void* floats, int32_t type) {
-  const uintptr_t size = type == KVANT_F32 ? 4 : 2;
-  if (reinterpret_cast<uintptr_t>(floats) % size == 0) return {};
-  return {Code::bad_alignment, "floats are not aligned to their size"};
-}
-
-Status check_packed(const void* packed) {
-  if (reinterpret_cast<uintptr_t>(packed) % 64 == 0) return {};
-  return {Code::bad_alignment, "packed weights are not aligned to 64 bytes"};
-}
-
-// Memory of rows, from the first to the end of the last.
-struct Extent {
-  const void* p;
-  int64_t rows, stride;
-  bool touches(const Extent& other) const {
-    const auto begin = reinterpret_cast<uintptr_t>(p), begin2 = reinterpret_cast<uintptr_t>(other.p);
-    return begin < begin2 + uintptr_t(other.rows * other.stride) && begin2 < begin + uintptr_t(rows * stride);
-  }
-};
 Status check_rows(const RowsJob& job) {
   if (job.rows < 0 || job.cols < 0) return {Code::bad_shape, "negative number of rows or columns"};
   if (const Status s = check_aligned(job.x, KVANT_F32); !s.ok()) return s;
@@ -109,12 +77,7 @@ Status check_probe(const void* p, int64_t bytes) {
 
 }  // namespace
 
-#define KVANT_CHECK(call) \
-  if (const Status status = (call); !status.ok()) return report(status)
-
 extern "C" {
-
-#define KVANT_EXPORT __attribute__((visibility("default")))
 
 KVANT_EXPORT const char* kvant_version(void) { return KVANT_VERSION; }
 
@@ -206,58 +169,6 @@ KVANT_EXPORT int32_t kvant_validate(int32_t format, const uint8_t* data, int64_t
   *block = -1;
   KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
   return report(first_invalid_block({data, format, rows, cols, row_stride, nullptr}, threads, *block));
-}
-
-KVANT_EXPORT int64_t kvant_packed_bytes(int32_t format, int64_t rows, int64_t cols) {
-  if (const Status s = check_matrix(format, rows, cols, KVANT_F32); !s.ok()) return report(s);
-  return Weights(nullptr, format, rows, cols, true).packed_bytes();
-}
-
-KVANT_EXPORT int32_t kvant_pack(int32_t format, const uint8_t* data, int64_t rows, int64_t cols, uint8_t* out,
-                                int64_t out_bytes, int32_t threads) {
-  KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
-  const Weights w(data, format, rows, cols, false);
-  if (out_bytes != w.packed_bytes()) return fail(Code::bad_shape, "output has the wrong number of bytes");
-  KVANT_CHECK(check_packed(out));
-  return report(pack(w, out, threads));
-}
-
-KVANT_EXPORT int32_t kvant_unpack(int32_t format, const uint8_t* packed, int64_t rows, int64_t cols, uint8_t* out,
-                                  int64_t out_bytes, int32_t threads) {
-  KVANT_CHECK(check_matrix(format, rows, cols, KVANT_F32));
-  const Weights w(packed, format, rows, cols, true);
-  if (out_bytes != rows * w.row_bytes) return fail(Code::bad_shape, "output has the wrong number of bytes");
-  KVANT_CHECK(check_packed(packed));
-  return report(unpack(w, out, threads));
-}
-
-KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, int64_t cols, int64_t x_stride,
-                                  const kvant_product* products, int32_t count, int32_t activation, int32_t threads) {
-  if (count < 0 || count > kMostProducts) return fail(Code::bad_shape, "from 0 to 16 products in a call");
-  if (activation != KVANT_ACTIVATION_Q8 && activation != KVANT_ACTIVATION_F32) {
-    return fail(Code::bad_format, "no such kind of activations");
-  }
-  KVANT_CHECK(check_matrix(0, x_rows, cols, type));
-  KVANT_CHECK(check_aligned(x, type));
-  ProductOutput out[kMostProducts];
-  for (int32_t i = 0; i < count; ++i) {
-    const kvant_product& p = products[i];
-    KVANT_CHECK(check_matrix(p.format, p.rows, cols, KVANT_F32));
-    KVANT_CHECK(check_matrix(0, x_rows, p.rows, KVANT_F32));
-    out[i] = {Weights(p.weights, p.format, p.rows, cols, p.packed != 0), p.y, p.y_stride};
-    const Weights& w = out[i].weights;
-    if (p.weight_bytes != (w.packed ? w.packed_bytes() : w.rows * w.row_bytes)) {
-      return fail(Code::bad_shape, "weights have the wrong number of bytes");
-    }
-    if (w.packed) KVANT_CHECK(check_packed(p.weights));
-    KVANT_CHECK(check_aligned(p.y, KVANT_F32));
-    if (p.y_stride < p.rows) return fail(Code::bad_shape, "rows of y overlap");
-    const Extent y = {p.y, x_rows, p.y_stride * 4};
-    bool apart = !y.touches({x, x_rows, x_stride * (type == KVANT_F32 ? 4 : 2)}) && !y.touches({p.weights, 1, p.weight_bytes});
-    for (int32_t j = 0; j < i; ++j) apart = apart && !y.touches({products[j].y, x_rows, products[j].y_stride * 4});
-    if (!apart) return fail(Code::bad_shape, "y overlaps x, weights or another y");
-  }
-  return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Inputs(activation), threads));
 }
 
 KVANT_EXPORT int32_t kvant_rms_norm(const float* x, int64_t x_stride, const float* weight, double eps, int64_t rows,

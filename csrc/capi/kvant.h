@@ -165,6 +165,49 @@ typedef struct {
 int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, int64_t cols, int64_t x_stride,
                      const kvant_product* products, int32_t count, int32_t activation, int32_t threads);
 
+/* Matrices of one shape and format, as a layer with experts has them; a lone matrix is one of one. */
+typedef struct {
+  const uint8_t* weights;  /* each as in kvant_product */
+  int64_t weight_bytes;    /* of all that may be read */
+  int64_t stride;          /* bytes from matrix to matrix; when packed, a multiple of 64 */
+  int32_t format;
+  int32_t packed;          /* 0 or 1 */
+  int64_t count;
+  int64_t rows, cols;      /* of each */
+} kvant_experts;
+
+/* Multiplies each token's row of x by the experts chosen for it: y[t][s] = x[t] * experts[ids[t][s]].
+ *   x                     tokens rows of experts->cols floats, or, when x_per_slot is 1, one for each
+ *                         slot, tokens * top; x_stride elements apart
+ *   ids                   [tokens, top], from 0 to count - 1; the same may stand there repeatedly
+ *   y                     tokens * top rows, y_stride floats apart; overlaps nothing that is read
+ *   act                   KVANT_ACTIVATION_Q8 or KVANT_ACTIVATION_F32
+ *   threads               at most; 0 for the set number
+ * The bits are those of kvant_matmul of each row with its expert. KVANT_BAD_SHAPE for an id that names no
+ * expert, sizes that do not fit, overlaps, and more than 2^31 - 1 rows; `y` is untouched then. */
+int32_t kvant_matmul_experts(const void* x, int32_t type, int64_t tokens, int64_t x_stride, int32_t x_per_slot,
+                             const kvant_experts* experts, const int64_t* ids, int64_t top, float* y,
+                             int64_t y_stride, int32_t act, int32_t threads);
+
+/* Gated feed-forward network: y = down(activation(gate(x)) * up(x)), for rows of x.
+ *   gate, up              matrices [hidden, cols], count 1; formats may differ
+ *   down                  matrix [out, hidden], count 1
+ *   activation            KVANT_SILU, ...
+ *   y                     as many rows as x, of `out` floats, y_stride apart; overlaps nothing that is read
+ *   act, threads          as above
+ * The bits are those of kvant_matmul, kvant_activation_mul and kvant_matmul. Failures as above. */
+int32_t kvant_ffn(const void* x, int32_t type, int64_t rows, int64_t x_stride, const kvant_experts* gate,
+                  const kvant_experts* up, const kvant_experts* down, int32_t activation, float* y,
+                  int64_t y_stride, int32_t act, int32_t threads);
+
+/* The same with experts: from +0 on, y[t] = fma(weights[t][s], network ids[t][s] of x[t], y[t]) for each slot s in order.
+ *   gate, up, down        of the same count
+ *   ids, weights          [tokens, top] */
+int32_t kvant_moe_ffn(const void* x, int32_t type, int64_t tokens, int64_t x_stride, const kvant_experts* gate,
+                      const kvant_experts* up, const kvant_experts* down, const int64_t* ids,
+                      const float* weights, int64_t top, int32_t activation, float* y, int64_t y_stride,
+                      int32_t act, int32_t threads);
+
 /* ---- operations around products ----
  *
  * Rows are `cols` floats, strides count elements from row to row. `out` may be an input itself, with the same

@@ -66,13 +66,13 @@ void quantize_row(const float* x, int64_t blocks, int8_t* q, float* d, int32_t* 
 // start is -offset * (sum of q over the group): what the offset of unsigned codes adds.
 constexpr int record_bytes(int groups, bool has_min) { return 36 + 4 * groups * (has_min ? 2 : 1); }
 
-KVANT_INLINE void write_record(const Activations& a, int64_t row, int columns, int64_t block, const ProductShape& shape,
-                               uint8_t* out) {
+KVANT_INLINE void write_record(const Activations& a, const int32_t* rows, int columns, int64_t block,
+                               const ProductShape& shape, uint8_t* out) {
   float* d = reinterpret_cast<float*>(out + 32 * columns);
   auto* start = reinterpret_cast<int32_t*>(d + columns);
   auto* qsum = reinterpret_cast<float*>(start + shape.groups * columns);
   for (int c = 0; c < columns; ++c) {
-    const int64_t at = (row + c) * a.blocks + block;
+    const int64_t at = rows[c] * a.blocks + block;
     memcpy(out + 32 * c, a.q + 32 * at, 32);
     d[c] = a.d[at];
     const int32_t *sums = a.sums + 2 * at, all = sums[0] + sums[1];
@@ -84,12 +84,12 @@ KVANT_INLINE void write_record(const Activations& a, int64_t row, int columns, i
   }
 }
 
-// Records of `columns` rows from `row` on, for the blocks first .. first + blocks - 1 in order.
+// Records of `columns` rows of a, for the blocks first .. first + blocks - 1 in order.
 template <class V>
-void write_records(const Activations& a, int64_t row, int columns, int64_t first, int blocks, const ProductShape& shape,
-                   uint8_t* out) noexcept {
+void write_records(const Activations& a, const int32_t* rows, int columns, int64_t first, int blocks,
+                   const ProductShape& shape, uint8_t* out) noexcept {
   const int bytes = columns * record_bytes(shape.groups, shape.has_min);
-  for (int b = 0; b < blocks; ++b) write_record(a, row, columns, first + b, shape, out + b * bytes);
+  for (int b = 0; b < blocks; ++b) write_record(a, rows, columns, first + b, shape, out + b * bytes);
 }
 
 }  // namespace kvant

@@ -91,8 +91,9 @@ struct FormatProducts {
 struct MatmulKernels {
   int32_t tiles, columns;  // the largest register tile
   void (*quantize)(const float* x, int64_t blocks, int8_t* q, float* d, int32_t* sums) noexcept;
-  void (*records)(const Activations& a, int64_t row, int columns, int64_t first, int blocks, const ProductShape& shape,
-                  uint8_t* out) noexcept;
+  // rows: of a, one for each column.
+  void (*records)(const Activations& a, const int32_t* rows, int columns, int64_t first, int blocks,
+                  const ProductShape& shape, uint8_t* out) noexcept;
   MultiplyFloats floats[kMostTiles][kMostColumns];
   FormatProducts format[kFormatCount];
 };
@@ -127,6 +128,9 @@ struct OpKernels {
   void (*rms_norm)(const RowsJob&, const float* weight, double eps) noexcept;
   void (*softmax)(const RowsJob&, double scale) noexcept;
   void (*activation_mul[kActivationCount])(const float* gate, const float* up, float* out, int64_t count) noexcept;
+  // out = weights[r] * row r + out for each row in order, from +0 on; rows are stride floats apart.
+  void (*weighted_sum)(const float* rows, int64_t stride, const float* weights, int64_t count, float* out,
+                       int64_t cols) noexcept;
   // theta^(-2i / rotary), divided by factors[i] where there are any.
   void (*rope_frequencies)(double theta, const float* factors, int32_t rotary, double* out) noexcept;
   // The tables of one position as RopeJob wants them; position * frequencies[i] is below kMaxAngle.

@@ -13,6 +13,7 @@ constexpr OpKernels make_ops() {
           &softmax<V>,
           // In the order of Activation.
           {&activation_mul<V, Silu>, &activation_mul<V, Gelu>, &activation_mul<V, GeluTanh>, &activation_mul<V, Relu>},
+          &weighted_sum<V>,
           &rope_frequencies<V>,
           &rope_angles<V>,
           &rope<V>};

@@ -117,6 +117,29 @@ void softmax(const RowsJob& job, double scale) noexcept {
   }
 }
 
+// One fma for each row, for as many columns at a time as there are lanes.
+template <class V>
+void weighted_sum(const float* rows, int64_t stride, const float* weights, int64_t count, float* out,
+                  int64_t cols) noexcept {
+  constexpr int kLanes = V::kLanes;
+  const auto sum = [=](int64_t column, float* to, int width) {
+    auto y = V::splat(0.0f);
+    const float* x = rows + column;
+    for (int64_t r = 0; r < count; ++r, x += stride) {
+      alignas(64) float padded[kLanes] = {};
+      if (width < kLanes) memcpy(padded, x, size_t(width) * 4);
+      y = V::fma(V::splat(weights[r]), V::load(width < kLanes ? padded : x), y);
+    }
+    V::store(to, canonical<V>(y));
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= cols; i += kLanes) sum(i, out + i, kLanes);
+  if (i == cols) return;
+  alignas(64) float last[kLanes];
+  sum(i, last, int(cols - i));
+  memcpy(out + i, last, size_t(cols - i) * 4);
+}
+
 template <class V, class Act>
 void activation_mul(const float* gate, const float* up, float* out, int64_t count) noexcept {
   constexpr int kLanes = V::kLanes;

@@ -1,19 +1,9 @@
 // Matrix products y = x w^T of float activations and weights in any format.
 #pragma once
 
-#include "matmul/packed.h"
+#include "matmul/panels.h"
 
 namespace kvant {
-
-// How activations meet quantized weights.
-enum class Inputs : int32_t { q8 = 0, f32 = 1 };
-
-struct ProductInput {
-  const void* x;
-  Float type;
-  int64_t rows, cols;
-  int64_t row_stride;  // elements
-};
 
 // One of the products that share their activations.
 struct ProductOutput {

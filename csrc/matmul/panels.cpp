@@ -1,6 +1,6 @@
 #include "matmul/panels.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "runtime/pool.h"
 
@@ -8,68 +8,136 @@ namespace kvant {
 namespace {
 
 constexpr int64_t kGroupBytes = 640 * 1024;
+constexpr int64_t kMostGroupRows = 120;
+constexpr int32_t kFloatUnit = 128;
 // Fewer elements than this are not worth waking a thread.
 constexpr int64_t kParallelElements = 64 * 1024;
+// Multiplications of one task, at least; expanding a tile counts as much as so many columns.
+constexpr int64_t kTaskProducts = 128 * 1024;
+constexpr int64_t kExpandColumns = 3;
+// Tasks of products that are bound by memory take so many runs of tiles.
+constexpr int64_t kStreamRuns = 2;
 
 int threads_for(int64_t elements, int limit) { return elements < kParallelElements ? 1 : limit; }
 
+int64_t divide_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
+
 }  // namespace
 
-int unit_bytes(const ProductShape& shape) { return 36 + 4 * shape.groups * (shape.has_min ? 2 : 1); }
+Product::Product(const MatmulKernels& k, const Weights& w, int64_t stride, Inputs inputs)
+    : weights(w), stride(stride), floats(w.block == 1 || inputs == Inputs::f32),
+      shape(k.format[w.format].shape),
+      unit(floats ? kFloatUnit : 36 + 4 * shape.groups * (shape.has_min ? 2 : 1)) {}
 
-int64_t group_rows(int64_t cols, int unit_bytes, int width) {
-  const int64_t row_bytes = (cols + 31) / 32 * unit_bytes;
-  const int64_t rows = kGroupBytes / (row_bytes > 0 ? row_bytes : 1) / width * width;
-  return rows < width ? width : rows < 120 / width * width ? rows : 120 / width * width;
+Weights Product::matrix(int64_t i) const {
+  Weights w = weights;
+  w.data += i * stride;
+  return w;
 }
 
-size_t panel_bytes(int64_t rows, int64_t cols, int unit_bytes) {
-  return size_t(rows) * size_t((cols + 31) / 32) * size_t(unit_bytes) + 64;
+bool Product::same_panels(const Product& other) const {
+  if (weights.cols != other.weights.cols || floats != other.floats) return false;
+  return floats || (shape.groups == other.shape.groups && shape.has_min == other.shape.has_min &&
+                    shape.offset == other.shape.offset);
 }
 
-Panels panels(const MatmulKernels& k, const uint8_t* data, int64_t rows, int64_t cols, int unit, int64_t group) {
-  const int64_t whole = group_rows(cols, unit, k.columns), first = group * whole;
-  return {data + first * cols * unit / 32, rows - first < whole ? rows - first : whole, cols, unit, k.columns};
+Cut::Cut(const MatmulKernels& k, const Weights& w, int32_t unit)
+    : cols(w.cols), tiles(w.tiles()), columns(k.columns), register_tiles(k.tiles) {
+  const int64_t row_bytes = std::max<int64_t>(divide_up(cols, 32) * unit, 1);
+  const int64_t fit = std::min(kGroupBytes / row_bytes, kMostGroupRows);
+  rows = std::max<int64_t>(fit / columns, 1) * columns;
 }
 
-Quantized quantize(const MatmulKernels& k, const float* x, int64_t row_stride, int64_t rows, int64_t cols, void* memory,
-                   int limit) {
-  const int64_t blocks = cols / 32;
-  auto* d = static_cast<float*>(memory);
-  auto* sums = reinterpret_cast<int32_t*>(d + rows * blocks);
-  auto* q = reinterpret_cast<int8_t*>(sums + 2 * rows * blocks);
-  parallel_for(rows, threads_for(rows * cols, limit), [&](int64_t r) {
-    k.quantize(x + r * row_stride, blocks, q + r * cols, d + r * blocks, sums + 2 * r * blocks);
-  });
-  return {{q, d, sums, blocks}, rows};
+int64_t Cut::task_tiles(int64_t group_columns) const {
+  const int64_t one = std::max<int64_t>(16 * cols * (group_columns + kExpandColumns), 1);
+  const int64_t least = divide_up(kTaskProducts, one);
+  const int64_t runs = std::max(divide_up(least, register_tiles), group_columns <= kStreamColumns ? kStreamRuns : 1);
+  return runs * register_tiles;
 }
 
-void arrange(const MatmulKernels& k, const Quantized& x, const ProductShape& shape, uint8_t* out, int limit) {
-  const int64_t cols = 32 * x.view.blocks, whole = group_rows(cols, unit_bytes(shape), k.columns);
-  const int64_t width = k.columns, per_group = whole / width, count = (x.rows + width - 1) / width;
-  parallel_for(count, threads_for(x.rows * cols, limit), [&](int64_t p) {
-    const Panels group = panels(k, out, x.rows, cols, unit_bytes(shape), p / per_group);
-    const int64_t first = p / per_group * whole, j = p % per_group * width;
-    const int columns = int(group.rows - j < width ? group.rows - j : width);
-    for (int64_t c = 0; 256 * c < cols; ++c) {
-      const int64_t left = x.view.blocks - 8 * c;
-      k.records(x.view, first + j, columns, 8 * c, int(left < 8 ? left : 8), shape, const_cast<uint8_t*>(group.at(c, j)));
+int64_t Cut::joined_tiles(int64_t all_columns) const {
+  return divide_up(kTaskProducts, std::max<int64_t>(16 * cols * all_columns * (1 + kExpandColumns), 1));
+}
+
+void Columns::add(const Cut& cut, int64_t columns, int32_t matrix) {
+  if (columns <= 0) return;
+  const int64_t each = divide_up(divide_up(columns, cut.groups(columns)), cut.columns) * cut.columns;
+  for (int64_t done = 0; done < columns; done += each) {
+    Group& g = groups[count];
+    g.rows = std::min(columns - done, each);
+    g.matrix = matrix;
+    const int64_t tiles = std::max<int64_t>(std::min(cut.task_tiles(g.rows), cut.tiles), 1);
+    g.tiles = int32_t(tiles);
+    groups[++count] = {g.first + g.rows, 0, 0, 0, g.panel + divide_up(g.rows, cut.columns),
+                       g.task + divide_up(cut.tiles, tiles)};
+  }
+}
+
+const Group& Columns::of_task(int64_t task) const {
+  return *(std::upper_bound(groups, groups + count, task, [](int64_t t, const Group& g) { return t < g.task; }) - 1);
+}
+
+const Group& Columns::of_panel(int64_t panel) const {
+  return *(std::upper_bound(groups, groups + count, panel, [](int64_t p, const Group& g) { return p < g.panel; }) - 1);
+}
+
+void Rows::place(Carver& carver) {
+  if (in_.type != Float::f32) wide_ = carver.take<float>(in_.rows * in_.cols);
+  if (!quantized_) return;
+  const int64_t blocks = in_.cols / 32;
+  q_ = carver.take<int8_t>(in_.rows * in_.cols);
+  d_ = carver.take<float>(in_.rows * blocks);
+  sums_ = carver.take<int32_t>(2 * in_.rows * blocks);
+}
+
+void Rows::fill(const Kernels& kernels, int limit) {
+  const int threads = threads_for(in_.rows * in_.cols, limit);
+  const Float type = in_.type;
+  const int64_t cols = in_.cols, stride = in_.row_stride, blocks = cols / 32;
+  const void* given = in_.x;
+  if (type != Float::f32) in_ = {wide_, Float::f32, in_.rows, cols, cols};
+  if (type == Float::f32 && !quantized_) return;
+  parallel_for(in_.rows, threads, [&](int64_t r) {
+    if (type != Float::f32) {
+      kernels.codec->widen(static_cast<const uint16_t*>(given) + r * stride, type, wide_ + r * cols, cols);
     }
+    if (!quantized_) return;
+    const auto* x = static_cast<const float*>(in_.x) + r * in_.row_stride;
+    kernels.matmul->quantize(x, blocks, q_ + r * cols, d_ + r * blocks, sums_ + 2 * r * blocks);
   });
 }
 
-void arrange_floats(const MatmulKernels& k, const float* x, int64_t row_stride, int64_t rows, int64_t cols,
-                    uint8_t* out, int limit) {
-  const int64_t whole = group_rows(cols, kFloatUnitBytes, k.columns);
-  const int64_t width = k.columns, per_group = whole / width, count = (rows + width - 1) / width;
-  parallel_for(count, threads_for(rows * cols, limit), [&](int64_t p) {
-    const Panels group = panels(k, out, rows, cols, kFloatUnitBytes, p / per_group);
-    const int64_t first = p / per_group * whole, j = p % per_group * width;
-    const int64_t columns = group.rows - j < width ? group.rows - j : width;
+int64_t Rows::panel_bytes(const Product& product, int64_t columns) {
+  return columns * divide_up(product.weights.cols, 32) * product.unit;
+}
+
+void Rows::write_floats(int64_t cols, int64_t c, const int32_t* rows, int columns, float* out) const {
+  const auto* x = static_cast<const float*>(in_.x);
+  for (int64_t i = 256 * c; i < cols && i < 256 * c + 256; ++i) {
+    for (int r = 0; r < columns; ++r) *out++ = x[rows[r] * in_.row_stride + i];
+  }
+}
+
+void Rows::arrange(const MatmulKernels& k, const Product& product, const Columns& columns, uint8_t* out,
+                   int limit) const {
+  const int64_t cols = product.weights.cols, panels = columns.groups[columns.count].panel;
+  const Activations view = {q_, d_, sums_, cols / 32};
+  parallel_for(panels, threads_for(columns.size() * cols, limit), [&](int64_t p) {
+    const Group& group = columns.of_panel(p);
+    const Panels to(k, product, out, group);
+    const int64_t j = (p - group.panel) * k.columns;
+    const int width = int(std::min<int64_t>(group.rows - j, k.columns));
+    int32_t rows[kMostColumns];
+    for (int r = 0; r < width; ++r) {
+      const int64_t column = group.first + j + r;
+      rows[r] = columns.rows ? columns.rows[column] : int32_t(column);
+    }
     for (int64_t c = 0; 256 * c < cols; ++c) {
-      float* to = reinterpret_cast<float*>(const_cast<uint8_t*>(group.at(c, j)));
-      for (int64_t i = 256 * c; i < cols && i < 256 * c + 256; ++i) {
-        for (int64_t r = 0; r < columns; ++r) *to++ = x[(first + j + r) * row_stride + i];
+      auto* panel = const_cast<uint8_t*>(to.at(c, j));
+      if (product.floats) {
+        write_floats(cols, c, rows, width, reinterpret_cast<float*>(panel));
+      } else {
+        k.records(view, rows, width, 8 * c, int(std::min<int64_t>(view.blocks - 8 * c, 8)), product.shape, panel);
       }
     }
   });

@@ -1,51 +1,118 @@
-// Activations of a product, arranged for the inner loops.
+// Activations of products, arranged for the inner loops.
 //
-// Rows of x are taken in groups whose records fit the second-level cache; within a group the records
-// lie chunk after chunk, panel after panel of as many rows as the register tile has columns, so that
-// the loops read them in order.
+// The columns of a product are rows of x, in any order and any of them repeatedly. They are taken in
+// groups whose records fit the second-level cache, each multiplied by one matrix; within a group the
+// records lie chunk after chunk, panel after panel of as many columns as the register tile has, so
+// that the loops read them in order.
 #pragma once
 
-#include "base/status.h"
-#include "isa/select.h"
+#include "matmul/packed.h"
+#include "runtime/carver.h"
 
 namespace kvant {
 
-// One group of rows of x.
+// Up to so many columns a product is bound by memory.
+constexpr int64_t kStreamColumns = 4;
+
+// How activations meet quantized weights.
+enum class Inputs : int32_t { q8 = 0, f32 = 1 };
+
+struct ProductInput {
+  const void* x;
+  Float type;
+  int64_t rows, cols;
+  int64_t row_stride;  // elements
+};
+
+// One of `count` matrices of one shape, and how it takes activations.
+struct Product {
+  Weights weights;  // the first matrix
+  int64_t stride;   // bytes from matrix to matrix
+  bool floats;
+  ProductShape shape;
+  int32_t unit;  // bytes that one column has for 32 elements
+
+  Product() = default;
+  Product(const MatmulKernels& k, const Weights& w, int64_t stride, Inputs inputs);
+  Weights matrix(int64_t i) const;
+  // Whether panels made for one serve the other.
+  bool same_panels(const Product& other) const;
+};
+
+// Some columns, and their share of the tasks.
+struct Group {
+  int64_t first, rows;
+  int32_t matrix;
+  int32_t tiles;        // of a task
+  int64_t panel, task;  // how many come before
+};
+
+// The largest groups of a product, and what its tasks are sized by.
+struct Cut {
+  int64_t rows, cols, tiles;
+  int32_t columns, register_tiles;
+
+  // unit: for products that share their groups, the largest of them.
+  Cut(const MatmulKernels& k, const Weights& w, int32_t unit);
+  int64_t groups(int64_t columns_of_one_matrix) const { return (columns_of_one_matrix + rows - 1) / rows; }
+  int64_t task_tiles(int64_t columns_of_group) const;
+  // Of tasks that take such tiles of several matrices, all these columns together.
+  int64_t joined_tiles(int64_t columns_of_all) const;
+};
+
+// Columns in groups. groups holds one more, which says where the last ends.
+struct Columns {
+  Group* groups = nullptr;
+  int64_t count = 0;
+  const int32_t* rows = nullptr;  // of x, for each column; null: column i is row i
+
+  void clear() { groups[count = 0] = {}; }
+  // The next columns, all for one matrix, in groups of about the same size.
+  void add(const Cut& cut, int64_t columns, int32_t matrix);
+  int64_t size() const { return groups[count].first; }
+  int64_t tasks() const { return groups[count].task; }
+  const Group& of_task(int64_t task) const;
+  const Group& of_panel(int64_t panel) const;
+};
+
+// One group, arranged.
 struct Panels {
   const uint8_t* data;
   int64_t rows, cols;
-  int32_t unit_bytes;  // of one row, one block of 32 columns
-  int32_t width;       // rows of a whole panel
+  int32_t unit, width;  // width: columns of a whole panel
 
-  // The panel that begins with row j, in chunk c.
+  Panels(const MatmulKernels& k, const Product& product, const uint8_t* all, const Group& group)
+      : data(all + group.first * product.weights.cols * product.unit / 32), rows(group.rows),
+        cols(product.weights.cols), unit(product.unit), width(k.columns) {}
+  // The panel that begins with column j, in chunk c.
   const uint8_t* at(int64_t c, int64_t j) const {
     const int64_t left = cols - 256 * c, columns = left < 256 ? left : 256;
-    return data + (256 * c * rows + j * columns) * unit_bytes / 32;
+    return data + (256 * c * rows + j * columns) * unit / 32;
   }
 };
 
-// Memory for quantized rows, carved from one piece.
-struct Quantized {
-  Activations view;
-  int64_t rows;
-  static size_t bytes(int64_t rows, int64_t cols) { return size_t(rows) * (size_t(cols) + size_t(cols) / 32 * 12) + 192; }
+// Rows of x as products take them: f32, and in eight bits if one of them wants that.
+class Rows {
+ public:
+  Rows(const ProductInput& in, bool quantized) : in_(in), quantized_(quantized) {}
+  void place(Carver& carver);
+  // Other floats than those given first.
+  void use(const float* x) { in_.x = x; }
+  void fill(const Kernels& kernels, int limit);
+
+  static int64_t panel_bytes(const Product& product, int64_t columns);
+  // out: all groups one behind the other, panel_bytes.
+  void arrange(const MatmulKernels& k, const Product& product, const Columns& columns, uint8_t* out, int limit) const;
+
+ private:
+  void write_floats(int64_t cols, int64_t c, const int32_t* rows, int columns, float* out) const;
+
+  ProductInput in_;
+  bool quantized_;
+  float* wide_ = nullptr;
+  int8_t* q_ = nullptr;
+  float* d_ = nullptr;
+  int32_t* sums_ = nullptr;
 };
-
-// Rows of a group: so many that their records are about kGroupBytes, in whole panels.
-int64_t group_rows(int64_t cols, int unit_bytes, int width);
-size_t panel_bytes(int64_t rows, int64_t cols, int unit_bytes);
-
-// x [rows][cols] f32, row_stride floats apart, into memory of Quantized::bytes.
-Quantized quantize(const MatmulKernels& k, const float* x, int64_t row_stride, int64_t rows, int64_t cols, void* memory,
-                   int limit);
-
-// All groups one behind the other in memory of panel_bytes; group g begins with row g * group_rows.
-void arrange(const MatmulKernels& k, const Quantized& x, const ProductShape& shape, uint8_t* out, int limit);
-void arrange_floats(const MatmulKernels& k, const float* x, int64_t row_stride, int64_t rows, int64_t cols,
-                    uint8_t* out, int limit);
-Panels panels(const MatmulKernels& k, const uint8_t* data, int64_t rows, int64_t cols, int unit_bytes, int64_t group);
-
-int unit_bytes(const ProductShape& shape);
-constexpr int kFloatUnitBytes = 128;
 
 }  // namespace kvant

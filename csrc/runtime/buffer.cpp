@@ -14,7 +14,7 @@ size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * 
 struct Scratch {
   void* p = nullptr;
   size_t bytes = 0;
-  ~Scratch() { free(p); }
+  ~Scratch() { free_buffer(p, bytes); }
 };
 
 }  // namespace
@@ -53,9 +53,9 @@ void* thread_scratch(size_t bytes, int slot) {
   thread_local Scratch slots[2];
   Scratch& scratch = slots[slot];
   if (scratch.bytes < bytes) {
-    free(scratch.p);
+    free_buffer(scratch.p, scratch.bytes);
     scratch.bytes = round_up(bytes, 4096);
-    scratch.p = aligned_alloc(4096, scratch.bytes);
+    scratch.p = allocate_buffer(scratch.bytes);
     if (!scratch.p) scratch.bytes = 0;
   }
   return scratch.p;

@@ -10,7 +10,9 @@ import os
 
 from kvant import _core, isa
 from kvant.errors import Error, FormatError, GGUFError, IsaError, ModelError, ShapeError
+from kvant.experts import matmul_experts
 from kvant.formats import FormatInfo, format_info, formats
+from kvant.networks import ffn, moe_ffn
 from kvant.ops import activation_mul, embedding, rms_norm, rope, silu_mul, softmax
 from kvant.packed import PackedTensor
 from kvant.products import matmul, matmul_many
@@ -30,12 +32,15 @@ __all__ = [
     "ShapeError",
     "activation_mul",
     "embedding",
+    "ffn",
     "format_info",
     "formats",
     "gguf",
     "isa",
     "matmul",
+    "matmul_experts",
     "matmul_many",
+    "moe_ffn",
     "quant_error",
     "quantize",
     "reference",

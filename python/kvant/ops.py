@@ -182,12 +182,19 @@ def silu_mul(
     return _activation_mul("silu_mul", gate, up, "silu", out, threads)
 
 
+def activation_number(function: str, activation: str) -> int:
+    """Return the library's number of an activation."""
+    number = _ACTIVATIONS.get(activation)
+    if number is None:
+        known = ", ".join(_ACTIVATIONS)
+        raise FormatError(f"[{function}] expected activation {known}, got {activation!r}")
+    return number
+
+
 def _activation_mul(
     function: str, gate: ArrayLike, up: ArrayLike, activation: str, out: Any, threads: int | None
 ) -> NDArray[np.float32]:
-    if activation not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise FormatError(f"[{function}] expected activation {known}, got {activation!r}")
+    number = activation_number(function, activation)
     given = f32_array(function, "gate", gate)
     other = f32_array(function, "up", up)
     if other.shape != given.shape:
@@ -195,7 +202,7 @@ def _activation_mul(
     result = f32_result(function, out, given.shape, (gate, up))
     if given.size:
         _core.activation_mul(
-            _ACTIVATIONS[activation],
+            number,
             f32_rows(function, given),
             f32_rows(function, other),
             result_rows(function, result),

@@ -43,7 +43,7 @@ class PackedTensor:
     True
     """
 
-    __slots__ = ("_matrix", "data", "info", "shape")
+    __slots__ = ("_experts", "_matrix", "data", "info", "shape")
 
     data: NDArray[np.uint8]
     info: FormatInfo
@@ -54,6 +54,7 @@ class PackedTensor:
         self.info = info
         self.shape = shape
         self._matrix: _core.Matrix | None = None
+        self._experts: _core.Experts | None = None
 
     @property
     def format(self) -> str:
@@ -100,13 +101,22 @@ class PackedTensor:
             )
         return self._matrix
 
+    def experts(self) -> _core.Experts:
+        """The same of a stack, or of one matrix as a stack of one."""
+        if self._experts is None:
+            count, (rows, cols) = math.prod(self.shape[:-2]), self.shape[-2:]
+            data = self.data.reshape(-1)
+            self._experts = _core.Experts(data, self.info.number, count, rows, cols, True)
+        return self._experts
+
     def unpack(self, *, threads: int | None = None) -> QTensor:
         """The tensor it was packed from, byte for byte."""
         rows, cols = self.shape[-2:]
         out = np.empty((*self.shape[:-1], self.info.row_bytes(cols)), np.uint8)
         size = rows * out.shape[-1]
-        packed = self.data.reshape(-1, self.data.shape[-1])
-        for source, target in zip(packed, out.reshape(-1, size), strict=True):
+        count = math.prod(self.shape[:-2])
+        packed = self.data.reshape(count, self.data.shape[-1])
+        for source, target in zip(packed, out.reshape(count, size), strict=True):
             _core.unpack(self.info.number, source, rows, cols, target, threads or 0)
         return QTensor(out, self.format, self.shape)
 
@@ -133,7 +143,7 @@ def pack(q: QTensor, *, threads: int | None = None) -> PackedTensor:
     rows, cols = q.shape[-2:]
     size = _core.packed_bytes(q.info.number, rows, cols)
     out = empty((math.prod(q.shape[:-2]), size), np.dtype(np.uint8))
-    data = np.ascontiguousarray(q.data)
-    for source, target in zip(data.reshape(len(out), -1), out, strict=True):
+    data = np.ascontiguousarray(q.data).reshape(len(out), rows * q.info.row_bytes(cols))
+    for source, target in zip(data, out, strict=True):
         _core.pack(q.info.number, source, rows, cols, target, threads or 0)
     return PackedTensor(out.reshape(*q.shape[:-2], size), q.info, q.shape)

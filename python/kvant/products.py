@@ -71,12 +71,18 @@ def matmul(
     (64,)
     """
     matrix = w.matrix()
-    if type(x) is np.ndarray and x.dtype == np.float32 and x.flags.c_contiguous and x.ndim:
+    if (
+        type(x) is np.ndarray
+        and x.dtype == np.float32
+        and x.flags.c_contiguous
+        and x.flags.aligned
+        and x.ndim
+    ):
         shape = (*x.shape[:-1], matrix.rows)
         if x.shape[-1] != matrix.cols:
             raise _wrong_columns("matmul", x.shape, w)
-        result = np.empty(shape, np.float32) if out is None else _checked(out, shape)
-        _core.matmul(x, matrix, result, _activation("matmul", act), threads or 0)
+        result = np.empty(shape, np.float32) if out is None else checked_out("matmul", out, shape)
+        _core.matmul(x, matrix, result, act_number("matmul", act), threads or 0)
         return result
     return matmul_many(x, [w], out=None if out is None else [out], act=act, threads=threads)[0]
 
@@ -137,7 +143,7 @@ def matmul_many(
             raise _wrong_columns("matmul", (*leading, matrix.shape[1]), w)
         shape = (*leading, handle.rows)
         given = None if out is None else out[i]
-        results.append(np.empty(shape, np.float32) if given is None else _checked(given, shape))
+        results.append(np.empty(shape, np.float32) if given is None else checked_out("matmul", given, shape))
     _core.matmul_many(
         matrix.ctypes.data,
         kind,
@@ -146,13 +152,14 @@ def matmul_many(
         stride,
         handles,
         results,
-        _activation("matmul", act),
+        act_number("matmul", act),
         threads or 0,
     )
     return results
 
 
-def _activation(function: str, act: str) -> int:
+def act_number(function: str, act: str) -> int:
+    """Return the library's number of a kind of activations."""
     number = _ACTIVATIONS.get(act)
     if number is None:
         raise ShapeError(f"[{function}] expected act to be 'q8' or 'f32', got {act!r}")
@@ -165,10 +172,11 @@ def _wrong_columns(function: str, shape: tuple[int, ...], w: QTensor | PackedTen
     )
 
 
-def _checked(out: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def checked_out(function: str, out: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return `out` if a product of that shape can be written to it."""
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.float32:
         got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ShapeError(f"[matmul] expected out of float32 {shape}, got {got}")
+        raise ShapeError(f"[{function}] expected out of float32 {shape}, got {got}")
     if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
-        raise ShapeError("[matmul] expected out to be C-contiguous, aligned and writable")
+        raise ShapeError(f"[{function}] expected out to be C-contiguous, aligned and writable")
     return out

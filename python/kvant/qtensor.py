@@ -180,6 +180,12 @@ class QTensor:
         data = np.ascontiguousarray(self.data).reshape(-1)
         return _core.Matrix(data, self.info.number, self.shape[0], self.shape[1], False)
 
+    def experts(self) -> _core.Experts:
+        """The same of a stack [experts, n, k], or of one matrix as a stack of one."""
+        count, (rows, cols) = math.prod(self.shape[:-2]), self.shape[-2:]
+        data = np.ascontiguousarray(self.data).reshape(-1)
+        return _core.Experts(data, self.info.number, count, rows, cols, False)
+
     def dequantize(
         self,
         dtype: Any = "f32",

@@ -92,6 +92,23 @@ def room(shape, dtype, at_end):
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return Fenced(size, at_end).bytes.view(dtype).reshape(shape)
 
+def products(q, at_end):
+    x = distribution("normal", 5, q.shape[1], 1)
+    rows, p = q.shape[0], q.pack()
+    data, back = q.data.reshape(-1), room(q.data.shape, np.uint8, at_end)
+    packed = kvant.PackedTensor(room(p.data.shape, np.uint8, True), q.info, q.shape)
+    kvant._core.pack(q.info.number, data, *q.shape, packed.data, 1)
+    assert np.array_equal(packed.data, p.data)
+    kvant._core.unpack(q.info.number, packed.data, *q.shape, back.reshape(-1), 1)
+    assert np.array_equal(back, q.data)
+    for numbers in (x, x[:1], x.astype(np.float16)):
+        for act in ("q8", "f32"):
+            wanted = kvant.matmul(numbers, p, act=act)
+            for w in (q, packed):
+                y = room(wanted.shape, np.float32, at_end)
+                kvant.matmul(fence(numbers, at_end), w, act=act, out=y)
+                assert np.array_equal(y, wanted, equal_nan=True)
+
 if sys.argv[-1] == "touch":
     x = room((4,), np.uint8, True)
     ctypes.memset(x.ctypes.data + 4, 0, 1)
@@ -121,6 +138,7 @@ for isa in kvant.isa.available():
                     kvant.quantize(fence(x, at_end), name, importance=weights, out=out)
                     assert np.array_equal(out, wanted)
                     kvant.quantize(fence(x, at_end), name, out=out)
+                products(q, at_end)
     for cols in (2, 14, 16, 18, 40):
         for at_end in (True, False):
             x, y = fence(wild(3, cols, 0), at_end), fence(wild(3, cols, 1), at_end)

@@ -1,0 +1,141 @@
+"""Products with the experts that a router chose, and what calls with experts have in common."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kvant import _core
+from kvant.arrays import as_rows, f32_result
+from kvant.errors import ShapeError
+from kvant.packed import PackedTensor
+from kvant.products import act_number, checked_out
+from kvant.qtensor import QTensor
+
+__all__ = ["matmul_experts"]
+
+
+def matmul_experts(
+    x: ArrayLike,
+    experts: QTensor | PackedTensor,
+    ids: ArrayLike,
+    *,
+    out: NDArray[np.float32] | None = None,
+    act: str = "q8",
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Multiply each row of x by the experts chosen for it.
+
+    Rows are sorted by expert, so that the bytes of each are read once. Every result has the bits
+    that `matmul` gives of the row and the expert.
+
+    Parameters
+    ----------
+    x
+        f32, f16 or bf16 [m, k], a row for each token; or [m, top, k], one for each slot. There may
+        be any number of leading axes, or none, instead of m.
+    experts
+        Weights [experts, n, k] in any format: a tensor, or one packed by `QTensor.pack`.
+    ids
+        Whole numbers [m, top], the experts of each token; the same may stand there repeatedly.
+    out
+        f32 [m, top, n], C-contiguous, to write to; it must not overlap what is read. Then nothing
+        is allocated.
+    act, threads
+        As for `matmul`.
+
+    Returns
+    -------
+    ndarray
+        f32 [m, top, n].
+
+    Raises
+    ------
+    ShapeError
+        An id names no expert, a shape or dtype does not fit, or `out` overlaps an input.
+
+    Examples
+    --------
+    >>> import numpy as np, kvant
+    >>> ones = np.ones((2, 1, 32), np.float32)
+    >>> experts = kvant.quantize(ones * np.float32([[[1]], [[2]]]), "f32").pack()
+    >>> kvant.matmul_experts(np.ones((3, 32), np.float32), experts, [[0, 1], [1, 1], [0, 0]])[..., 0]
+    array([[32., 64.],
+           [64., 64.],
+           [32., 32.]], dtype=float32)
+    """
+    check_axes("matmul_experts", "experts", experts, 3)
+    count, rows, cols = experts.shape
+    chosen = expert_ids("matmul_experts", ids)
+    given = np.asarray(x)
+    per_slot = given.ndim > chosen.ndim
+    leading = chosen.shape if per_slot else chosen.shape[:-1]
+    check_x("matmul_experts", given, leading, cols)
+    matrix, kind, stride = as_rows("matmul_experts", given)
+    result = product_result("matmul_experts", out, (*chosen.shape, rows), (given, chosen))
+    table = chosen.reshape(math.prod(chosen.shape[:-1]), chosen.shape[-1])
+    number = act_number("matmul_experts", act)
+    try:
+        _core.matmul_experts(
+            matrix.ctypes.data,
+            kind,
+            stride,
+            per_slot,
+            experts.experts(),
+            table,
+            result,
+            number,
+            threads or 0,
+        )
+    except ShapeError:
+        check_range("matmul_experts", chosen, count)
+        raise
+    return result
+
+
+def check_axes(function: str, what: str, w: QTensor | PackedTensor, axes: int) -> None:
+    """Refuse weights of another number of axes."""
+    if w.ndim != axes:
+        wanted = "[n, k]" if axes == 2 else "[experts, n, k]"
+        raise ShapeError(f"[{function}] expected {what} {wanted}, got {w.shape}")
+
+
+def check_x(function: str, x: NDArray[Any], leading: tuple[int, ...], cols: int) -> None:
+    """Refuse an x of another shape."""
+    if x.shape != (*leading, cols):
+        raise ShapeError(f"[{function}] expected x {(*leading, cols)}, got {x.shape}")
+
+
+def expert_ids(function: str, ids: ArrayLike) -> NDArray[np.int64]:
+    """Return ids as int64 in one piece."""
+    chosen = np.asarray(ids)
+    if chosen.ndim == 0 or (chosen.size and chosen.dtype.kind not in "iu"):
+        raise ShapeError(
+            f"[{function}] expected whole numbers [m, top] for ids, got {chosen.dtype} {chosen.shape}"
+        )
+    return np.require(chosen, np.int64, ["C", "ALIGNED"])
+
+
+def check_range(function: str, ids: NDArray[np.int64], count: int) -> None:
+    """Refuse ids that name no expert."""
+    bad = np.argwhere((ids < 0) | (ids >= count))
+    if bad.size:
+        at = tuple(int(i) for i in bad[0])
+        raise ShapeError(
+            f"[{function}] expected ids from 0 to {count - 1}, got {int(ids[at])} at {at}"
+        )
+
+
+def product_result(
+    function: str, out: Any, shape: tuple[int, ...], inputs: tuple[NDArray[Any], ...]
+) -> NDArray[np.float32]:
+    """Return `out` once it is known to be usable and apart from the inputs, or a new array."""
+    if out is None:
+        return f32_result(function, None, shape, ())
+    result = checked_out(function, out, shape)
+    if any(np.may_share_memory(result, given) for given in inputs):
+        raise ShapeError(f"[{function}] expected out apart from the inputs, got memory of one")
+    return result
