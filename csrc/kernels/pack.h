@@ -13,12 +13,13 @@ concept ExpandsInVectors = requires { Format::kCodePlanes; };
 template <class Format>
 constexpr int kChunkBlocks = kChunk / Format::kInfo.block;
 
-template <class Use>
-constexpr void each_plane(const auto& planes, Use&& use) {
-  int at = 0;
-  for (const Plane& plane : planes) {
-    use(plane, at);
-    at += plane.bytes;
+// use(plane, bytes of the planes before it), unrolled: what depends on the plane is known when compiled.
+template <const auto& kPlanes, int i = 0, int at = 0, class Use>
+KVANT_INLINE void each_plane(Use&& use) {
+  if constexpr (i < int(sizeof kPlanes / sizeof kPlanes[0])) {
+    constexpr Plane kPlane = kPlanes[i];
+    use(kPlane, at);
+    each_plane<kPlanes, i + 1, at + kPlane.bytes>(use);
   }
 }
 
@@ -61,10 +62,10 @@ void pack_chunk(const uint8_t* const* rows, int blocks, uint8_t* out) noexcept {
     uint8_t *codes = out, *scales = out + int64_t(blocks) * kTileRows * kCodes;
     for (int b = 0; b < blocks; ++b) {
       const auto row = [&](int r) KVANT_LAMBDA { return rows[r] + b * kBytes; };
-      each_plane(Format::kCodePlanes, [&](const Plane& plane, int at) KVANT_LAMBDA {
+      each_plane<Format::kCodePlanes>([&](const Plane& plane, int at) KVANT_LAMBDA {
         pack_plane<V>(row, plane, codes + (b * kCodes + at) * kTileRows);
       });
-      each_plane(Format::kScalePlanes, [&](const Plane& plane, int at) KVANT_LAMBDA {
+      each_plane<Format::kScalePlanes>([&](const Plane& plane, int at) KVANT_LAMBDA {
         pack_plane<V>(row, plane, scales + (b * kScales + at) * kTileRows);
       });
     }
@@ -82,10 +83,10 @@ void unpack_chunk(const uint8_t* packed, int blocks, uint8_t* const* rows) noexc
     for (int r = 0; r < kTileRows; ++r) {
       for (int b = 0; b < blocks; ++b) {
         uint8_t* block = rows[r] + b * kBytes;
-        each_plane(Format::kCodePlanes, [&](const Plane& plane, int at) KVANT_LAMBDA {
+        each_plane<Format::kCodePlanes>([&](const Plane& plane, int at) KVANT_LAMBDA {
           unpack_plane(codes + (b * kCodes + at) * kTileRows, plane, r, block);
         });
-        each_plane(Format::kScalePlanes, [&](const Plane& plane, int at) KVANT_LAMBDA {
+        each_plane<Format::kScalePlanes>([&](const Plane& plane, int at) KVANT_LAMBDA {
           unpack_plane(scales + (b * kScales + at) * kTileRows, plane, r, block);
         });
       }

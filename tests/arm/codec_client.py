@@ -15,6 +15,7 @@ import kvant
 from support import ROOT
 
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-g++", "qemu-aarch64", "/usr/aarch64-linux-gnu"
+ISAS = ("neon_dotprod", "scalar")
 
 
 def build() -> Path:
@@ -33,6 +34,16 @@ def build() -> Path:
 def run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+
+
+def number(format: str) -> int:
+    return kvant.format_info(format).number
+
+
+def shape(data: NDArray[np.uint8], format: str) -> tuple[int, int]:
+    """Rows and columns of packed rows."""
+    info = kvant.format_info(format)
+    return len(data), data.shape[1] // info.block_bytes * info.block
 
 
 class Server:
@@ -57,10 +68,11 @@ class Server:
         format: int = 0,
         rows: int = 0,
         cols: int = 0,
-        weighted: int = 0,
+        x_rows: int = 0,
+        option: int = 0,
     ) -> tuple[int, bytes]:
         assert self.process.stdin and self.process.stdout
-        head = struct.pack("<6q", op, format, rows, cols, weighted, len(payload))
+        head = struct.pack("<7q", op, format, rows, cols, x_rows, option, len(payload))
         self.process.stdin.write(head + payload)
         self.process.stdin.flush()
         code, size = struct.unpack("<2q", self.process.stdout.read(16))
@@ -78,21 +90,36 @@ class Server:
     ) -> NDArray[np.uint8]:
         rows, cols = x.shape
         payload = x.tobytes() + (b"" if weights is None else weights.tobytes())
-        number = kvant.format_info(format).number
-        code, out = self.call(2, payload, number, rows, cols, weights is not None)
+        code, out = self.call(2, payload, number(format), rows, cols, option=weights is not None)
         assert code == 0
         return np.frombuffer(out, np.uint8).reshape(rows, -1)
 
     def decode(self, data: NDArray[np.uint8], format: str) -> NDArray[np.float32]:
-        info = kvant.format_info(format)
-        rows, cols = len(data), data.shape[1] // info.block_bytes * info.block
-        code, out = self.call(3, data.tobytes(), info.number, rows, cols)
+        rows, cols = shape(data, format)
+        code, out = self.call(3, data.tobytes(), number(format), rows, cols)
         assert code == 0
         return np.frombuffer(out, np.float32).reshape(rows, cols)
 
     def first_invalid(self, data: NDArray[np.uint8], format: str) -> int:
-        info = kvant.format_info(format)
-        rows, cols = len(data), data.shape[1] // info.block_bytes * info.block
-        code, out = self.call(4, data.tobytes(), info.number, rows, cols)
+        code, out = self.call(4, data.tobytes(), number(format), *shape(data, format))
         assert code == 0
         return int(struct.unpack("<q", out)[0])
+
+    def pack(self, data: NDArray[np.uint8], format: str) -> bytes:
+        code, out = self.call(5, data.tobytes(), number(format), *shape(data, format))
+        assert code == 0
+        return out
+
+    def unpack(self, packed: bytes, format: str, rows: int, cols: int) -> NDArray[np.uint8]:
+        code, out = self.call(6, packed, number(format), rows, cols)
+        assert code == 0
+        return np.frombuffer(out, np.uint8).reshape(rows, -1)
+
+    def matmul(
+        self, x: NDArray[np.float32], weights: bytes, format: str, rows: int, packed: bool, act: str
+    ) -> NDArray[np.float32]:
+        option = packed + 2 * (act == "f32")
+        payload = x.tobytes() + weights
+        code, out = self.call(7, payload, number(format), rows, x.shape[1], len(x), option)
+        assert code == 0
+        return np.frombuffer(out, np.float32).reshape(len(x), rows)
