@@ -15,7 +15,7 @@ import kvant
 from support import ROOT
 
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-g++", "qemu-aarch64", "/usr/aarch64-linux-gnu"
-ISAS = ("neon_dotprod", "scalar")
+ISAS = ("neon_i8mm", "neon_dotprod", "scalar")
 
 
 def build() -> Path:
