@@ -39,7 +39,7 @@ fuzz: $(VENV)/.dev
 
 # The stub of the extension is committed; a test compares.
 stubs: $(VENV)/.dev
-	$(BIN)/python -m nanobind.stubgen -m kvant._core -o python/kvant/_core.pyi
+	$(BIN)/python tools/make_stubs.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -11,7 +11,7 @@ import pytest
 import kvant
 
 from .cases import Settings
-from .probes import bandwidths, buffer
+from .probes import bandwidths
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
@@ -41,7 +41,7 @@ def copy_bandwidth(request: pytest.FixtureRequest) -> float:
     """Bytes a second that one thread copies in this run; 0 when nothing is timed."""
     if not timing(request.config):
         return 0.0
-    return bandwidths(buffer(Settings().decode_mib << 20), rounds=7)["copy"] * 1e9
+    return bandwidths(Settings().decode_mib << 20, rounds=7)["copy"] * 1e9
 
 
 class Meter:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kvant
+from kvant.bench.timing import Task, Times, fastest, ratio, turns, waited
 
 from . import peers
 from .bars import Check, gguf_py_bar, store_bar
@@ -16,7 +17,6 @@ from .cases import COLS, Settings, packed_rows
 from .library import library
 from .probes import buffer, store_tasks, traffic_task
 from .section import Section, cell, mark, names
-from .timing import Task, Times, fastest, ratio, turns, waited
 
 __all__ = ["run"]
 
@@ -48,8 +48,7 @@ def _format(section: Section, settings: Settings, format: str, target: NDArray[n
     packed = packed_rows(format, out.shape[0])
     stores = store_tasks(target)
     tasks = {f"store {name}": task for name, task in stores.items()}
-    if traffic := traffic_task(target, packed):
-        tasks["traffic"] = traffic
+    tasks["traffic"] = traffic_task(target, packed)
     tasks |= {isa: _own(format, packed, out, isa) for isa in _isas()}
     times = turns(tasks, rounds=settings.rounds, sample=0.0)
     rows = (settings.peer_mib << 20) // (4 * COLS)
@@ -137,7 +136,7 @@ def _row(
         "of_store": share.to_json(),
         "same_floats": same,
     }
-    ratios = {"of_traffic": ratio(times["traffic"], mine, clock)} if "traffic" in times else {}
+    ratios = {"of_traffic": ratio(times["traffic"], mine, clock)}
     for peer in ("gguf-py", "libgguf", "ggml"):
         if peer in beside:
             ratios[f"times_{peer}"] = ratio(beside[peer], beside[isa], clock)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kvant
+from kvant.bench.timing import Task, Times, fastest, ratio, turns, waited
 
 from . import peers
 from .bars import Check, encode_bar, fastest_bar
@@ -16,7 +17,6 @@ from .cases import Settings, importance, weights
 from .library import library
 from .probes import buffer
 from .section import Section, cell, mark, names
-from .timing import Task, Times, fastest, ratio, turns, waited
 
 __all__ = ["run"]
 

@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
-
 import kvant
+from kvant.bench.machine import load, machine, usable_cpus
+from kvant.bench.machine import warnings as doubts
 
 from . import peers
 from .cases import Settings
-from .probes import bandwidths, buffer, clock_hertz
+from .probes import bandwidths
 
 __all__ = ["describe", "load", "usable_cpus", "warnings"]
-
-_CPU = Path("/sys/devices/system/cpu")
-_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-
-
-def usable_cpus() -> int:
-    """Processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def load() -> float | None:
-    """Programs that wanted a processor over the last minute; None where the system does not say."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def describe(settings: Settings) -> dict[str, str]:
     """Machine, versions, commit, and what memory gives right now."""
-    hertz = clock_hertz()
-    rates = bandwidths(buffer(settings.decode_mib << 20), min(settings.rounds, 7))
-    busy = load()
+    about = machine()
+    rates = bandwidths(settings.decode_mib << 20, min(settings.rounds, 7))
+    sizes = (f"L{c['level']} {c['bytes'] >> 10} KiB" for c in about["caches"])
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "cpus usable": str(usable_cpus()),
-        "caches": _caches(),
-        "clock": f"{hertz / 1e9:.2f} GHz" if hertz else "unknown (no C compiler)",
-        "huge pages": _read(_PAGES) or "unknown",
+        "date": about["date"],
+        "system": about["system"],
+        "cpu": about["cpu"],
+        "cpus usable": str(about["cpus_usable"]),
+        "caches": ", ".join(sizes) or "unknown",
+        "clock": f"{about['clock_ghz']:.2f} GHz",
+        "huge pages": about["pages"],
         "memory GB/s": ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()),
-        "load": "unknown" if busy is None else f"{busy:.2f}",
-        "isas": ", ".join(kvant.isa.available()),
-        "threads": str(kvant.threads()),
+        "load": "unknown" if about["load"] is None else f"{about['load']:.2f}",
+        "isas": ", ".join(about["isas"]),
+        "threads": str(about["threads"]),
         "kvant": f"{kvant.__version__} {_commit()}",
-        "python, numpy": f"{sys.version.split()[0]}, {np.__version__}",
+        "python, numpy": f"{about['python']}, {about['numpy']}",
         "peers": ", ".join(f"{name} {version}" for name, version in peers.versions().items()),
         "clock of one-threaded work": settings.clock,
     }
@@ -61,33 +42,9 @@ def describe(settings: Settings) -> dict[str, str]:
 
 def warnings(head: dict[str, str]) -> list[str]:
     """What makes these numbers doubtful."""
-    found = []
+    pages = head["huge pages"]
     busy = load()
-    if busy is not None and busy > 0.5 * usable_cpus():
-        found.append(f"the machine is busy (load {busy:.1f}): only ratios mean anything, if those")
-    if "stream" not in head["memory GB/s"]:
-        found.append(
-            "no streaming probe here: shares of store bandwidth are against memset and fill"
-        )
-    if "[never]" in head["huge pages"]:
-        found.append("huge pages are off: memory is slower than it could be")
-    return found
-
-
-def _cpu_name() -> str:
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _caches() -> str:
-    found = []
-    for index in sorted((_CPU / "cpu0" / "cache").glob("index*")):
-        if _read(index / "type") != "Instruction":
-            found.append(f"L{_read(index / 'level')} {_read(index / 'size')}")
-    return ", ".join(found) or "unknown"
+    return doubts({"load": busy, "cpus_usable": usable_cpus(), "pages": pages, "gpus": []})
 
 
 def _commit() -> str:
@@ -103,10 +60,3 @@ def _commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "(no commit known)"
     return f"({ran.stdout.strip()})"
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError:
-        return None

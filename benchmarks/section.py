@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import kvant
+from kvant.bench.timing import Ratio
 
 from .bars import Check
-from .timing import Ratio
 
 __all__ = ["Section", "cell", "mark", "names"]
 

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kvant
+from kvant.bench.timing import Task, ratio, turns
 
 from .bars import Check, threads_bar
 from .cases import COLS, Settings, weights
 from .machine import usable_cpus
 from .probes import buffer
 from .section import Section, cell, mark, names
-from .timing import Task, ratio, turns
 
 __all__ = ["run"]
 

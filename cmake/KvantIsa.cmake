@@ -2,7 +2,7 @@
 # detection is in csrc/isa/detect.cpp. Each ISA compiles every unit of csrc/isa/ into an object
 # library of its own, without link-time optimization, so that no instruction of it can move into code
 # that runs everywhere.
-set(KVANT_ISA_UNITS codec matmul)
+set(KVANT_ISA_UNITS codec matmul ops probe)
 
 function(kvant_add_isas target)
   set(table

@@ -5,11 +5,17 @@
 namespace nb = nanobind;
 
 void bind_codec(nb::module_& m);
+void bind_matmul(nb::module_& m);
 void bind_runtime(nb::module_& m);
 void bind_files(nb::module_& m);
+void bind_ops(nb::module_& m);
+void bind_probe(nb::module_& m);
 
 NB_MODULE(_core, m) {
   bind_codec(m);
+  bind_matmul(m);
   bind_runtime(m);
   bind_files(m);
+  bind_ops(m);
+  bind_probe(m);
 }

@@ -101,3 +101,13 @@ def importance(cols: int, seed: int) -> _F32:
     weights = rng.chisquare(1, cols) * np.exp(rng.standard_normal(cols))
     weights[rng.random(cols) < 0.02] = 0.0
     return weights.astype(np.float32)
+
+
+def wild(rows: int, cols: int, seed: int, share: float = 0.05) -> NDArray[np.float32]:
+    """Numbers around one, a share of them any word at all: NaNs, infinities, denormals."""
+    rng = np.random.default_rng(seed)
+    anything = rng.integers(0, 2**32, (rows, cols), np.uint32).view(np.float32)
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 3e38], np.float32)
+    odd = np.where(rng.random((rows, cols)) < 0.5, anything, rng.choice(special, (rows, cols)))
+    near = rng.standard_normal((rows, cols)).astype(np.float32) * np.float32(8)
+    return np.where(rng.random((rows, cols)) < share, odd, near)

@@ -46,6 +46,11 @@ def bits(x: NDArray[np.float32]) -> NDArray[np.uint32]:
     return np.where(np.isnan(x), np.uint32(0x7FC00000), words)
 
 
+def words(x: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Floats as words, NaNs as they are: for results whose every NaN is canonical."""
+    return np.ascontiguousarray(x).view(np.uint32)
+
+
 def differing(name: str, got: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> str:
     """Say where two equally shaped arrays differ first."""
     at = np.argwhere(got != wanted)

@@ -7,6 +7,8 @@
 #include "files/strings.h"
 #include "isa/select.h"
 #include "matmul/matmul.h"
+#include "ops/ops.h"
+#include "probe/probe.h"
 #include "runtime/buffer.h"
 #include "runtime/pool.h"
 
@@ -18,7 +20,9 @@ static_assert(int32_t(Code::ok) == KVANT_OK && int32_t(Code::bad_shape) == KVANT
 static_assert(int32_t(Code::bad_format) == KVANT_BAD_FORMAT && int32_t(Code::busy) == KVANT_BUSY);
 static_assert(int32_t(Code::unsupported_isa) == KVANT_UNSUPPORTED_ISA);
 static_assert(int32_t(Float::f32) == KVANT_F32 && int32_t(Float::f16) == KVANT_F16);
+static_assert(int32_t(Product::int8) == KVANT_PROBE_INT8 && int32_t(Product::f32) == KVANT_PROBE_F32);
 static_assert(sizeof(kvant_row_error) == sizeof(RowError));
+static_assert(int32_t(Activation::silu) == KVANT_SILU && int32_t(Activation::relu) == KVANT_RELU);
 
 thread_local const char* last_error = "no error";
 
@@ -54,6 +58,53 @@ Status check_aligned(const void* floats, int32_t type) {
 Status check_packed(const void* packed) {
   if (reinterpret_cast<uintptr_t>(packed) % 64 == 0) return {};
   return {Code::bad_alignment, "packed weights are not aligned to 64 bytes"};
+}
+
+// Memory of rows, from the first to the end of the last.
+struct Extent {
+  const void* p;
+  int64_t rows, stride;
+  bool touches(const Extent& other) const {
+    const auto begin = reinterpret_cast<uintptr_t>(p), begin2 = reinterpret_cast<uintptr_t>(other.p);
+    return begin < begin2 + uintptr_t(other.rows * other.stride) && begin2 < begin + uintptr_t(rows * stride);
+  }
+};
+Status check_rows(const RowsJob& job) {
+  if (job.rows < 0 || job.cols < 0) return {Code::bad_shape, "negative number of rows or columns"};
+  if (const Status s = check_aligned(job.x, KVANT_F32); !s.ok()) return s;
+  return check_aligned(job.out, KVANT_F32);
+}
+
+bool is_finite(double x) { return x - x == 0; }
+
+Status check_rope(const Rope& r) {
+  if (r.tokens < 0 || r.heads < 0) return {Code::bad_shape, "negative number of tokens or heads"};
+  if (r.rotary < 2 || r.rotary % 2 || r.rotary > r.dim) {
+    return {Code::bad_shape, "rotary must be even, from 2 to head_dim"};
+  }
+  if (!is_finite(r.theta) || r.theta < 1) return {Code::bad_shape, "theta must be a finite number of at least 1"};
+  if (!is_finite(r.scale) || r.scale <= 0) return {Code::bad_shape, "scale must be a finite number above 0"};
+  if (const Status s = check_aligned(r.factors, KVANT_F32); !s.ok()) return s;
+  double smallest = 1;
+  for (int32_t i = 0; r.factors && i < r.rotary / 2; ++i) {
+    const double factor = double(r.factors[i]);
+    if (!is_finite(factor) || factor <= 0) return {Code::bad_shape, "freq_factors must be finite numbers above 0"};
+    smallest = factor < smallest ? factor : smallest;
+  }
+  for (int64_t i = 0; i < r.tokens; ++i) {
+    const double position = double(r.positions[i]);
+    if ((position < 0 ? -position : position) / r.scale / smallest > kMaxAngle) {
+      return {Code::bad_shape, "a position makes an angle above 1e8"};
+    }
+  }
+  if (const Status s = check_aligned(r.x, KVANT_F32); !s.ok()) return s;
+  return check_aligned(r.out, KVANT_F32);
+}
+
+Status check_probe(const void* p, int64_t bytes) {
+  if (bytes < 0 || bytes % kProbeUnit) return {Code::bad_shape, "size is not a multiple of 4096 bytes"};
+  if (reinterpret_cast<uintptr_t>(p) % 64) return {Code::bad_alignment, "memory is not aligned to 64 bytes"};
+  return {};
 }
 
 }  // namespace
@@ -201,13 +252,93 @@ KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, i
     if (w.packed) KVANT_CHECK(check_packed(p.weights));
     KVANT_CHECK(check_aligned(p.y, KVANT_F32));
     if (p.y_stride < p.rows) return fail(Code::bad_shape, "rows of y overlap");
+    const Extent y = {p.y, x_rows, p.y_stride * 4};
+    bool apart = !y.touches({x, x_rows, x_stride * (type == KVANT_F32 ? 4 : 2)}) && !y.touches({p.weights, 1, p.weight_bytes});
+    for (int32_t j = 0; j < i; ++j) apart = apart && !y.touches({products[j].y, x_rows, products[j].y_stride * 4});
+    if (!apart) return fail(Code::bad_shape, "y overlaps x, weights or another y");
   }
-  return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Activation(activation), threads));
+  return report(matmul({x, Float(type), x_rows, cols, x_stride}, out, count, Inputs(activation), threads));
+}
+
+KVANT_EXPORT int32_t kvant_rms_norm(const float* x, int64_t x_stride, const float* weight, double eps, int64_t rows,
+                                    int64_t cols, float* out, int64_t out_stride, int32_t threads) {
+  const RowsJob job = {x, x_stride, out, out_stride, rows, cols};
+  KVANT_CHECK(check_rows(job));
+  KVANT_CHECK(check_aligned(weight, KVANT_F32));
+  if (!is_finite(eps) || eps < 0) return fail(Code::bad_shape, "eps must be a finite number of at least 0");
+  return report(rms_norm(job, weight, eps, threads));
+}
+
+KVANT_EXPORT int32_t kvant_softmax(const float* x, int64_t x_stride, double scale, int64_t rows, int64_t cols,
+                                   float* out, int64_t out_stride, int32_t threads) {
+  const RowsJob job = {x, x_stride, out, out_stride, rows, cols};
+  KVANT_CHECK(check_rows(job));
+  if (!is_finite(scale)) return fail(Code::bad_shape, "scale must be a finite number");
+  return report(softmax(job, scale, threads));
+}
+
+KVANT_EXPORT int32_t kvant_activation_mul(int32_t activation, const float* gate, int64_t gate_stride, const float* up,
+                                          int64_t up_stride, int64_t rows, int64_t cols, float* out,
+                                          int64_t out_stride, int32_t threads) {
+  if (activation < 0 || activation >= kActivationCount) return fail(Code::bad_format, "no such activation");
+  const RowsJob job = {gate, gate_stride, out, out_stride, rows, cols};
+  KVANT_CHECK(check_rows(job));
+  KVANT_CHECK(check_aligned(up, KVANT_F32));
+  return report(activation_mul(Activation(activation), job, up, up_stride, threads));
+}
+
+KVANT_EXPORT int32_t kvant_rope(const float* x, int64_t token_stride, int64_t head_stride, const int64_t* positions,
+                                int64_t tokens, int32_t heads, int32_t head_dim, int32_t rotary, bool interleaved,
+                                double theta, double scale, const float* freq_factors, float* out,
+                                int64_t out_token_stride, int64_t out_head_stride, int32_t threads) {
+  const Rope job = {x,     token_stride, head_stride,  positions, tokens,           heads,          head_dim, rotary,
+                    interleaved, theta,  scale,        freq_factors, out, out_token_stride, out_head_stride};
+  KVANT_CHECK(check_rope(job));
+  return report(rope(job, threads));
 }
 
 KVANT_EXPORT int64_t kvant_scan_strings(const uint8_t* data, int64_t size, int64_t offset, int64_t count,
                                         bool* utf8, uint64_t* offsets) {
   return scan_strings(data, size, offset, count, *utf8, offsets);
 }
+
+KVANT_EXPORT int32_t kvant_probe_read(const void* data, int64_t bytes, int32_t streams, int32_t threads,
+                                      uint32_t* sum) {
+  KVANT_CHECK(check_probe(data, bytes));
+  if (streams != 1 && streams != 2 && streams != 4 && streams != 8) {
+    return fail(Code::bad_shape, "streams must be 1, 2, 4 or 8");
+  }
+  uint32_t found = 0;
+  const Status status = probe_read(static_cast<const uint8_t*>(data), bytes, streams, threads, found);
+  if (sum) *sum = found;
+  return report(status);
+}
+
+KVANT_EXPORT int32_t kvant_probe_copy(const void* from, void* to, int64_t bytes, bool around, int32_t threads) {
+  KVANT_CHECK(check_probe(from, bytes));
+  KVANT_CHECK(check_probe(to, bytes));
+  return report(probe_copy(static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), bytes, around, threads));
+}
+
+KVANT_EXPORT int32_t kvant_probe_store(void* to, int64_t bytes, const void* from, int64_t from_bytes,
+                                       int32_t threads) {
+  KVANT_CHECK(check_probe(to, bytes));
+  if (from_bytes < 0) return fail(Code::bad_shape, "negative number of bytes");
+  return report(probe_store(static_cast<uint8_t*>(to), bytes, static_cast<const uint8_t*>(from), from_bytes, threads));
+}
+
+KVANT_EXPORT int32_t kvant_probe_products(int32_t kind, int64_t steps, int64_t tasks, int32_t threads,
+                                          int64_t* products, double* sum) {
+  if (kind != KVANT_PROBE_INT8 && kind != KVANT_PROBE_F32) return fail(Code::bad_format, "no such probe");
+  if (steps < 1 || tasks < 1 || steps > INT64_MAX / 4096 / tasks) {
+    return fail(Code::bad_shape, "steps and tasks must be positive, and few enough to be counted");
+  }
+  double found = 0;
+  const Status status = probe_products(Product(kind), steps, tasks, threads, *products, found);
+  if (sum) *sum = found;
+  return report(status);
+}
+
+KVANT_EXPORT void kvant_probe_ticks(int64_t steps) { probe_ticks(steps); }
 
 }  // extern "C"

@@ -165,6 +165,47 @@ typedef struct {
 int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, int64_t cols, int64_t x_stride,
                      const kvant_product* products, int32_t count, int32_t activation, int32_t threads);
 
+/* ---- operations around products ----
+ *
+ * Rows are `cols` floats, strides count elements from row to row. `out` may be an input itself, with the same
+ * stride, and must not overlap one otherwise. A NaN is written as 0x7fc00000. Results depend on the
+ * inputs only. All return KVANT_BAD_SHAPE for negative sizes or a number that is not allowed,
+ * KVANT_BAD_ALIGNMENT for floats not aligned to 4 bytes, and leave `out` untouched then.
+ * threads: at most; 0 for the set number. */
+
+/* y = (x * r) * weight, r = 1 / sqrt(sum x^2 / cols + eps).
+ *   weight                cols floats, or null for 1
+ *   eps                   finite, not negative */
+int32_t kvant_rms_norm(const float* x, int64_t x_stride, const float* weight, double eps, int64_t rows,
+                       int64_t cols, float* out, int64_t out_stride, int32_t threads);
+
+/* y = exp(x * scale - max(x * scale)), divided by the sum of these over the row.
+ *   scale                 finite
+ * A row that holds a NaN, +inf after scaling, or nothing but -inf becomes NaN. */
+int32_t kvant_softmax(const float* x, int64_t x_stride, double scale, int64_t rows, int64_t cols, float* out,
+                      int64_t out_stride, int32_t threads);
+
+enum { KVANT_SILU = 0, KVANT_GELU = 1, KVANT_GELU_TANH = 2, KVANT_RELU = 3 };
+
+/* y = activation(gate) * up. KVANT_BAD_FORMAT when there is no such activation. */
+int32_t kvant_activation_mul(int32_t activation, const float* gate, int64_t gate_stride, const float* up,
+                             int64_t up_stride, int64_t rows, int64_t cols, float* out, int64_t out_stride,
+                             int32_t threads);
+
+/* Rotates pairs of the first `rotary` of head_dim numbers by position / scale * theta^(-2i / rotary) /
+ * freq_factors[i]; the other numbers are copied.
+ *   x                     [tokens, heads, head_dim], strides in elements
+ *   positions             one for each token
+ *   rotary                even, 2 .. head_dim
+ *   interleaved           pairs are (2i, 2i + 1) instead of (i, i + rotary / 2)
+ *   theta, scale          finite; theta at least 1, scale above 0
+ *   freq_factors          rotary / 2 finite numbers above 0, or null for 1
+ * Angles up to 1e8 are taken. */
+int32_t kvant_rope(const float* x, int64_t token_stride, int64_t head_stride, const int64_t* positions,
+                   int64_t tokens, int32_t heads, int32_t head_dim, int32_t rotary, bool interleaved,
+                   double theta, double scale, const float* freq_factors, float* out,
+                   int64_t out_token_stride, int64_t out_head_stride, int32_t threads);
+
 /* ---- files ---- */
 
 /* Walks `count` strings (u64 length, bytes) from `offset` on. Returns the offset behind the last, or
@@ -172,6 +213,35 @@ int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, int64_t cols, 
  * receives count + 1 places: where each length stands, and the end. */
 int64_t kvant_scan_strings(const uint8_t* data, int64_t size, int64_t offset, int64_t count, bool* utf8,
                            uint64_t* offsets);
+
+/* ---- probes: what this machine gives ---- */
+
+/* Loops with the ISA in use and nothing of a format in them: divide by the time they take. Memory must
+ * be aligned to 64 bytes (KVANT_BAD_ALIGNMENT) and its size a multiple of 4096 bytes
+ * (KVANT_BAD_SHAPE). threads: at most; 0 for the set number. */
+
+/* Reads all of data, at `streams` (1, 2, 4 or 8) places in turn. sum receives the sum of its 32-bit words,
+ * modulo 2^32; may be null. */
+int32_t kvant_probe_read(const void* data, int64_t bytes, int32_t streams, int32_t threads, uint32_t* sum);
+
+/* Copies, through the caches or around those of the target. */
+int32_t kvant_probe_copy(const void* from, void* to, int64_t bytes, bool around, int32_t threads);
+
+/* Writes zeros around the caches and meanwhile reads `from_bytes` bytes (any number, 0 for none) of
+ * `from`, evenly: the memory traffic of a decoder. */
+int32_t kvant_probe_store(void* to, int64_t bytes, const void* from, int64_t from_bytes, int32_t threads);
+
+enum { KVANT_PROBE_INT8 = 0, KVANT_PROBE_F32 = 1 };
+
+/* Multiplies and adds in registers: `steps` steps in each of `tasks` tasks, which the threads share.
+ *   products   receives the multiply-adds done
+ *   sum        receives the sum of the products, each of which is 1, as long as a lane holds it (at
+ *              most 2^24 steps for f32; for int8, up to 2^32 to a task, else modulo that); may be null */
+int32_t kvant_probe_products(int32_t kind, int64_t steps, int64_t tasks, int32_t threads, int64_t* products,
+                             double* sum);
+
+/* Adds 16 * steps times, each time waiting for the result: one tick of the clock each. */
+void kvant_probe_ticks(int64_t steps);
 
 /* cffi:end */
 

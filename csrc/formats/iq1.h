@@ -8,6 +8,7 @@
 
 #include "formats/bytes.h"
 #include "formats/grids.h"
+#include "formats/tile.h"
 
 namespace kvant {
 
@@ -15,6 +16,19 @@ namespace kvant {
 KVANT_INLINE void store_eighths16(int8_t* codes, uint64_t first, uint64_t second, uint64_t down1, uint64_t down2) {
   const Bytes16 up = join_words(down1 * 0x0202020202020202u, down2 * 0x0202020202020202u);
   store_codes16(codes, join_words(first, second) * 8 + 1 - up);
+}
+
+// Codes plus 9: 8 * (point + 1) + 2, and 2 less where down (0 or 1 in every lane) says so.
+template <class V>
+KVANT_INLINE void put_eighths(const TileBlock<V>& out, int k, typename V::I index, typename V::I down) {
+  const auto two = splat_bytes<V>(3), one = splat_bytes<V>(1);
+  const auto twice = down + down;
+  const auto shift = splat_bytes<V>(2) - ((twice | twice.template shl<8>()) |
+                                          (twice.template shl<16>() | twice.template shl<24>()));
+  for (int part = 0; part < 2; ++part) {
+    const auto point = V::gather(reinterpret_cast<const uint32_t*>(kIq1s.point) + part, index + index);
+    out.put(k + part, (((point & two) + one) & two).template shl<3>() + shift);
+  }
 }
 
 struct IQ1_S {
@@ -34,6 +48,25 @@ struct IQ1_S {
       store_eighths16(u.codes + 32 * b, point(0), point(1), down, down);
       store_eighths16(u.codes + 32 * b + 16, point(2), point(3), down, down);
     }
+  }
+
+  static constexpr Plane kCodePlanes[] = {{2, 48, 4}}, kScalePlanes[] = {{0, 2, 2}};
+  static constexpr int kCodeMax = 18, kCodeOffset = 9;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(0);
+    each<8>([&]<int b>() KVANT_LAMBDA {
+      const auto points = in.code_word(b), word = in.code_word(8 + b / 2).template shr<16 * (b % 2)>();
+      const auto s = word.template shr<12>() & V::splat_i(7);
+      out.put_scale(b, d * V::to_f32(s + s + V::splat_i(1)) * V::splat(0.125f));
+      const auto down = word.template shr<15>() & V::splat_i(1);
+      each<4>([&]<int l>() KVANT_LAMBDA {
+        const auto index = (points.template shr<8 * l>() & V::splat_i(255)) |
+                           (word.template shr<3 * l>() & V::splat_i(7)).template shl<8>();
+        put_eighths<V>(out, 8 * b + 2 * l, index, down);
+      });
+    });
   }
 };
 
@@ -59,6 +92,27 @@ struct IQ1_M {
       const uint64_t second = kIq1s.point[block[2 * g + 1] | (high & 0x70) << 4];
       store_eighths16(u.codes + 16 * g, first, second, high >> 3 & 1, high >> 7);
     }
+  }
+
+  static constexpr Plane kCodePlanes[] = {{0, 48, 4}}, kScalePlanes[] = {{48, 8, 4}};
+  static constexpr int kCodeMax = 18, kCodeOffset = 9;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const typename V::I scales[2] = {in.scale_word(0), in.scale_word(4)};
+    const auto half = (scales[0].template shr<12>() & V::splat_i(15)) | (scales[0].template shr<24>() & V::splat_i(0xf0)) |
+                      (scales[1].template shr<4>() & V::splat_i(0xf00)) | (scales[1].template shr<16>() & V::splat_i(0xf000));
+    const auto d = V::low_half(half);
+    each<16>([&]<int g>() KVANT_LAMBDA {
+      const auto s = scales[g / 8].template shr<16 * (g / 4 % 2) + 3 * (g % 4)>() & V::splat_i(7);
+      out.put_scale(g, d * V::to_f32(s + s + V::splat_i(1)) * V::splat(0.125f));
+      const auto points = in.code_word(g / 2).template shr<16 * (g % 2)>();
+      const auto high = in.code_word(8 + g / 4).template shr<8 * (g % 4)>();
+      const auto low = V::splat_i(255), seven = V::splat_i(0x700), one = V::splat_i(1);
+      put_eighths<V>(out, 4 * g, (points & low) | (high.template shl<8>() & seven), high.template shr<3>() & one);
+      put_eighths<V>(out, 4 * g + 2, (points.template shr<8>() & low) | (high.template shl<4>() & seven),
+                     high.template shr<7>() & one);
+    });
   }
 };
 

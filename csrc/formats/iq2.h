@@ -8,6 +8,7 @@
 
 #include "formats/bytes.h"
 #include "formats/grids.h"
+#include "formats/tile.h"
 
 namespace kvant {
 
@@ -25,6 +26,43 @@ KVANT_INLINE void store_signed16(int8_t* codes, uint64_t first, uint64_t second,
 
 KVANT_INLINE float half_step(float d, int code, float unit) { return d * (0.5f + float(code)) * unit; }
 
+// Half `part` of a point of a book of eight coordinates.
+template <class V>
+KVANT_INLINE typename V::I point_half(const uint64_t* points, typename V::I index, int part) {
+  return V::gather(reinterpret_cast<const uint32_t*>(points) + part, index + index);
+}
+
+// The eighth sign of a 7-bit word, behind it.
+template <class V>
+KVANT_INLINE typename V::I with_parity(typename V::I word) {
+  const auto seven = word & V::splat_i(127);
+  auto parity = seven ^ seven.template shr<4>();
+  parity = parity ^ parity.template shr<2>();
+  parity = (parity ^ parity.template shr<1>()) & V::splat_i(1);
+  return seven | parity.template shl<7>();
+}
+
+// 64 plus or minus four magnitudes below 64: minus where one of the low four bits of `signs` is set.
+template <class V>
+KVANT_INLINE typename V::I signed_codes(typename V::I magnitudes, typename V::I signs) {
+  const auto minus = spread_four_bits<V>(signs);
+  const auto mask = minus.template shl<7>() - minus;
+  return ((magnitudes ^ mask) + splat_bytes<V>(64)) - mask;
+}
+
+// Eight codes from word k on.
+template <class V>
+KVANT_INLINE void put_point(const TileBlock<V>& out, int k, const uint64_t* points, typename V::I index,
+                            typename V::I signs) {
+  out.put(k, signed_codes<V>(point_half<V>(points, index, 0), signs));
+  out.put(k + 1, signed_codes<V>(point_half<V>(points, index, 1), signs.template shr<4>()));
+}
+
+template <class V>
+KVANT_INLINE typename V::F half_steps(typename V::F d, typename V::I code, float unit) {
+  return d * (V::splat(0.5f) + V::to_f32(code)) * V::splat(unit);
+}
+
 struct IQ2_XXS {
   static constexpr FormatInfo kInfo = {"iq2_xxs", 16, 256, 66, 32, false, false};
   static constexpr bool kHasMin = false;
@@ -40,6 +78,22 @@ struct IQ2_XXS {
         store_signed16(u.codes + 32 * b + 8 * l, kIq2xxs.point[p[l]], kIq2xxs.point[p[l + 1]],
                        even_signs(word >> (7 * l)), even_signs(word >> (7 * l + 7)));
       }
+    }
+  }
+
+  static constexpr Plane kCodePlanes[] = {{2, 64, 4}}, kScalePlanes[] = {{0, 2, 2}};
+  static constexpr int kCodeMax = 127, kCodeOffset = 64;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(0);
+    for (int b = 0; b < 8; ++b) {
+      const auto points = in.code_word(2 * b), word = in.code_word(2 * b + 1);
+      out.put_scale(b, half_steps<V>(d, word.template shr<28>(), 0.25f));
+      each<4>([&]<int l>() KVANT_LAMBDA {
+        const auto index = points.template shr<8 * l>() & V::splat_i(255);
+        put_point<V>(out, 8 * b + 2 * l, kIq2xxs.point, index, with_parity<V>(word.template shr<7 * l>()));
+      });
     }
   }
 };
@@ -60,6 +114,25 @@ struct IQ2_XS {
                      even_signs(b >> 9));
     }
   }
+
+  static constexpr Plane kCodePlanes[] = {{2, 64, 4}}, kScalePlanes[] = {{66, 8, 4}, {0, 2, 2}};
+  static constexpr int kCodeMax = 127, kCodeOffset = 64;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(8);
+    for (int half = 0; half < 2; ++half) {
+      const auto nibbles = in.scale_word(4 * half);
+      each<8>([&]<int g>() KVANT_LAMBDA {
+        out.put_scale(8 * half + g, half_steps<V>(d, nibbles.template shr<4 * g>() & V::splat_i(15), 0.25f));
+      });
+    }
+    for (int g = 0; g < 16; ++g) {
+      const auto two = in.code_word(g), low = V::splat_i(511);
+      put_point<V>(out, 4 * g, kIq2xs.point, two & low, with_parity<V>(two.template shr<9>()));
+      put_point<V>(out, 4 * g + 2, kIq2xs.point, two.template shr<16>() & low, with_parity<V>(two.template shr<25>()));
+    }
+  }
 };
 
 struct IQ2_S {
@@ -77,6 +150,29 @@ struct IQ2_S {
     };
     for (int l = 0; l < 32; l += 2) {
       store_signed16(u.codes + 8 * l, point(l), point(l + 1), block[34 + l], block[35 + l]);
+    }
+  }
+
+  static constexpr Plane kCodePlanes[] = {{2, 72, 4}}, kScalePlanes[] = {{74, 8, 4}, {0, 2, 2}};
+  static constexpr int kCodeMax = 127, kCodeOffset = 64;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(8);
+    for (int half = 0; half < 2; ++half) {
+      const auto nibbles = in.scale_word(4 * half), highs = in.code_word(16 + half);
+      each<8>([&]<int g>() KVANT_LAMBDA {
+        out.put_scale(8 * half + g, half_steps<V>(d, nibbles.template shr<4 * g>() & V::splat_i(15), 0.25f));
+      });
+      each<4>([&]<int i>() KVANT_LAMBDA {
+        const int w = 4 * half + i;
+        const auto points = in.code_word(w), signs = in.code_word(8 + w), high = highs.template shr<8 * i>();
+        each<4>([&]<int l>() KVANT_LAMBDA {
+          const auto index = (points.template shr<8 * l>() & V::splat_i(255)) |
+                             (high.template shl<8 - 2 * l>() & V::splat_i(0x300));
+          put_point<V>(out, 8 * w + 2 * l, kIq2s.point, index, signs.template shr<8 * l>());
+        });
+      });
     }
   }
 };

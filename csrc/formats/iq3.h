@@ -29,6 +29,23 @@ struct IQ3_XXS {
       }
     }
   }
+
+  static constexpr Plane kCodePlanes[] = {{2, 96, 4}}, kScalePlanes[] = {{0, 2, 2}};
+  static constexpr int kCodeMax = 127, kCodeOffset = 64;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(0);
+    for (int b = 0; b < 8; ++b) {
+      const auto word = in.code_word(16 + b);
+      out.put_scale(b, half_steps<V>(d, word.template shr<28>(), 0.5f));
+      each<8>([&]<int j>() KVANT_LAMBDA {
+        const auto index = in.code_word(2 * b + j / 4).template shr<8 * (j % 4)>() & V::splat_i(255);
+        const auto signs = with_parity<V>(word.template shr<7 * (j / 2)>()).template shr<4 * (j % 2)>();
+        out.put(8 * b + j, signed_codes<V>(V::gather(kIq3xxs.point, index), signs));
+      });
+    }
+  }
 };
 
 struct IQ3_S {
@@ -52,6 +69,25 @@ struct IQ3_S {
                        block[75 + 4 * b + l]);
       }
     }
+  }
+
+  static constexpr Plane kCodePlanes[] = {{2, 104, 4}}, kScalePlanes[] = {{106, 4, 4}, {0, 2, 2}};
+  static constexpr int kCodeMax = 127, kCodeOffset = 64;
+
+  template <class V>
+  KVANT_INLINE void expand(const PackedBlock<V>& in, const TileBlock<V>& out) {
+    const auto d = in.scale_half(4);
+    const auto nibbles = in.scale_word(0);
+    each<8>([&]<int b>() KVANT_LAMBDA {
+      const auto code = nibbles.template shr<4 * b>() & V::splat_i(15);
+      out.put_scale(b, d * V::to_f32(code + code + V::splat_i(1)));
+      const auto high = in.code_word(16 + b / 4).template shr<8 * (b % 4)>(), signs = in.code_word(18 + b);
+      each<8>([&]<int j>() KVANT_LAMBDA {
+        const auto low = in.code_word(2 * b + j / 4).template shr<8 * (j % 4)>() & V::splat_i(255);
+        const auto index = low | (high.template shl<8 - j>() & V::splat_i(0x100));
+        out.put(8 * b + j, signed_codes<V>(V::gather(kIq3s.point, index), signs.template shr<4 * j>()));
+      });
+    });
   }
 };
 

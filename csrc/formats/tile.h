@@ -7,12 +7,11 @@
 // elements in four neighbouring bytes, so words of four bytes are what a dot-product instruction eats.
 // Every byte of the file is kept, and nothing is added.
 //
-// A format that has code to expand such a block in vectors gives
+// For this a block format gives
 //   kCodePlanes, kScalePlanes   which bytes go where; code planes have words of four bytes
 //   kCodeMax, kCodeOffset       codes are stored as code + kCodeOffset, in 0 .. kCodeMax; 255 stands for
 //                               the whole range of eight bits, with V::kWideOffset as offset
 //   expand<V>(in, out)          one block of as many rows as V has lanes
-// Formats without it are packed as they are, row after row, and expanded by unpack().
 #pragma once
 
 #include "formats/format.h"
@@ -84,6 +83,15 @@ KVANT_INLINE void each_byte(typename V::I word, Use&& use) {
 template <class V>
 KVANT_INLINE typename V::I splat_bytes(int byte) {
   return V::splat_i(int32_t(uint32_t(byte) * 0x01010101u));
+}
+
+// use.operator()<i>() for i in 0 .. n - 1: shifts need constants.
+template <int n, class Use>
+KVANT_INLINE void each(Use&& use) {
+  if constexpr (n > 0) {
+    each<n - 1>(use);
+    use.template operator()<n - 1>();
+  }
 }
 
 // Sixteen bytes of nibbles, from code word `word` on: the low ones are elements 4k .., the high ones

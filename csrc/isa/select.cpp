@@ -9,10 +9,13 @@
 namespace kvant {
 
 // The tables of one ISA, from the objects that were compiled for it.
-#define KVANT_KERNELS(isa)                           \
-  extern const CodecKernels kernels_codec_##isa;     \
-  extern const MatmulKernels kernels_matmul_##isa;   \
-  static constexpr Kernels kernels_##isa = {#isa, &kernels_codec_##isa, &kernels_matmul_##isa};
+#define KVANT_KERNELS(isa)                                                                       \
+  extern const CodecKernels kernels_codec_##isa;                                                 \
+  extern const MatmulKernels kernels_matmul_##isa;                                               \
+  extern const OpKernels kernels_ops_##isa;                                                      \
+  extern const ProbeKernels kernels_probe_##isa;                                                 \
+  static constexpr Kernels kernels_##isa = {#isa, &kernels_codec_##isa, &kernels_matmul_##isa,   \
+                                            &kernels_ops_##isa, &kernels_probe_##isa};
 
 #if defined(__x86_64__)
 KVANT_KERNELS(avx512vnni)

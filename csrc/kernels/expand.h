@@ -5,62 +5,61 @@
 
 namespace kvant {
 
-// Codes of formats that expand by unpack() are moved into 0 .. 127.
-constexpr int kUnpackedOffset = 64;
-
-template <class Format>
-constexpr int code_max() {
-  if constexpr (ExpandsInVectors<Format>) return Format::kCodeMax;
-  return 127;
-}
-
 // What is subtracted from a code to have its value.
 template <class V, class Format>
 constexpr int code_offset() {
-  if constexpr (!ExpandsInVectors<Format>) return kUnpackedOffset;
-  else return Format::kCodeMax == 255 ? V::kWideOffset : Format::kCodeOffset;
+  return Format::kCodeMax == 255 ? V::kWideOffset : Format::kCodeOffset;
 }
 
-template <class V, class Format>
-KVANT_INLINE void expand_unpacked(const uint8_t* packed, int blocks, RowTile& tile) {
-  constexpr int kBlock = Format::kInfo.block, kBytes = Format::kInfo.block_bytes, kGroups = kBlock / Format::kInfo.group;
-  for (int r = 0; r < kTileRows; ++r) {
-    for (int b = 0; b < blocks; ++b) {
-      UnpackedOf<Format> u;
-      Format::unpack(packed + (r * blocks + b) * kBytes, u);
-      if constexpr (Format::kTable != nullptr) V::lookup(Format::kTable, u.codes, kBlock);
-      for (int k = 0; k < kBlock; k += 4) {
-        uint32_t four;
-        memcpy(&four, u.codes + k, 4);
-        // Bytes plus 64, without a carry between them: codes lie in -64 .. 63.
-        four = (four & 0x7f7f7f7fu) ^ 0x40404040u;
-        memcpy(tile.codes[(b * kBlock + k) / 4][r], &four, 4);
-      }
-      for (int g = 0; g < kGroups; ++g) tile.scale[b * kGroups + g][r] = u.scale[g];
-      if constexpr (Format::kHasMin) {
-        for (int g = 0; g < kGroups; ++g) tile.neg_min[b * kGroups + g][r] = -u.min[g];
-      }
-    }
+// The share of step b of `steps`.
+KVANT_INLINE void ask_ahead(const Ahead& ahead, int b, int steps) {
+  const int first = ahead.lines * b / steps, last = ahead.lines * (b + 1) / steps;
+  for (int p = 0; p < ahead.places; ++p) {
+    for (int i = first; i < last; ++i) __builtin_prefetch(ahead.from[p] + 64 * i);
   }
 }
 
 // `blocks` blocks of sixteen rows, packed.
 template <class V, class Format>
-void expand_chunk(const uint8_t* packed, int blocks, RowTile& tile) noexcept {
-  if constexpr (ExpandsInVectors<Format>) {
-    constexpr int kCodes = plane_bytes(Format::kCodePlanes), kScales = plane_bytes(Format::kScalePlanes);
-    constexpr int kBlock = Format::kInfo.block, kGroups = kBlock / Format::kInfo.group;
-    const uint8_t *codes = packed, *scales = packed + int64_t(blocks) * kTileRows * kCodes;
-    for (int b = 0; b < blocks; ++b) {
-      for (int lane = 0; lane < kTileRows; lane += V::kLanes) {
-        Format::template expand<V>(
-            PackedBlock<V>{codes + b * kCodes * kTileRows, scales + b * kScales * kTileRows, lane},
-            TileBlock<V>{tile.codes[b * kBlock / 4][lane], &tile.scale[b * kGroups][lane],
-                         &tile.neg_min[b * kGroups][lane]});
+void expand_chunk(const uint8_t* packed, int blocks, RowTile& tile, const Ahead& ahead) noexcept {
+  constexpr int kCodes = plane_bytes<CodePlanes<Format>>(), kScales = plane_bytes<ScalePlanes<Format>>();
+  constexpr int kBlock = Format::kInfo.block, kGroups = kBlock / Format::kInfo.group;
+  const uint8_t *codes = packed, *scales = packed + int64_t(blocks) * kTileRows * kCodes;
+  for (int b = 0; b < blocks; ++b) {
+    ask_ahead(ahead, b, blocks);
+    for (int lane = 0; lane < kTileRows; lane += V::kLanes) {
+      Format::template expand<V>(
+          PackedBlock<V>{codes + b * kCodes * kTileRows, scales + b * kScales * kTileRows, lane},
+          TileBlock<V>{tile.codes[b * kBlock / 4][lane], &tile.scale[b * kGroups][lane],
+                       &tile.neg_min[b * kGroups][lane]});
+    }
+  }
+}
+
+// Floats as they are, out[column][row].
+template <class V, class Format>
+KVANT_INLINE void widen_tile(const uint8_t* packed, int columns, float* out) {
+  constexpr int kBytes = Format::kInfo.block_bytes, kPerWord = 4 / kBytes;
+  constexpr bool kHalf = Format::kInfo.ggml_type == F16::kInfo.ggml_type;
+  const int words = columns / kPerWord;
+  for (int w = 0; w < words; ++w) {
+    for (int lane = 0; lane < kTileRows; lane += V::kLanes) {
+      const auto word = V::load_i(reinterpret_cast<const int32_t*>(packed + 64 * w + 4 * lane));
+      float* to = out + w * kPerWord * kTileRows + lane;
+      if constexpr (kBytes == 4) {
+        V::store(to, V::from_bits(word));
+      } else if constexpr (kHalf) {
+        V::store(to, V::low_half(word));
+        V::store(to + kTileRows, V::low_half(word.template shr<16>()));
+      } else {
+        V::store(to, V::from_bits(word.template shl<16>()));
+        V::store(to + kTileRows, V::from_bits(word & V::splat_i(int32_t(0xffff0000u))));
       }
     }
-  } else {
-    expand_unpacked<V, Format>(packed, blocks, tile);
+  }
+  for (int r = 0; words * kPerWord < columns && r < kTileRows; ++r) {
+    const uint16_t last = load_u16(packed + 64 * words + 2 * r);
+    out[words * kPerWord * kTileRows + r] = kHalf ? f16_to_f32(last) : bf16_to_f32(last);
   }
 }
 
@@ -69,29 +68,11 @@ template <class V, class Format>
 void expand_floats(const uint8_t* packed, int blocks, RowTile& tile, float* out) noexcept {
   constexpr int kLanes = V::kLanes;
   if constexpr (Format::kInfo.block == 1) {
-    // Words of four bytes hold one or two columns.
-    constexpr int kColumns = 4 / Format::kInfo.block_bytes;
-    const uint8_t* rows[kTileRows];
-    for (int r = 0; r < kTileRows; ++r) rows[r] = packed + int64_t(r) * blocks * Format::kInfo.block_bytes;
-    for (int k = 0; k < blocks; k += kColumns) {
-      for (int r = 0; r < kTileRows; ++r) {
-        for (int c = 0; c < kColumns && k + c < blocks; ++c) {
-          const uint8_t* p = rows[r] + (k + c) * Format::kInfo.block_bytes;
-          float& w = out[(k + c) * kTileRows + r];
-          if constexpr (kColumns == 1) {
-            memcpy(&w, p, 4);
-          } else if constexpr (Format::kInfo.ggml_type == F16::kInfo.ggml_type) {
-            w = f16_to_f32(load_u16(p));
-          } else {
-            w = bf16_to_f32(load_u16(p));
-          }
-        }
-      }
-    }
+    widen_tile<V, Format>(packed, blocks, out);
   } else {
-    expand_chunk<V, Format>(packed, blocks, tile);
+    expand_chunk<V, Format>(packed, blocks, tile, Ahead{});
     constexpr int kGroup = Format::kInfo.group;
-    constexpr bool kSigned = code_max<Format>() == 255 && V::kWideOffset == 0;
+    constexpr bool kSigned = Format::kCodeMax == 255 && V::kWideOffset == 0;
     for (int k = 0; k < blocks * Format::kInfo.block; k += 4) {
       for (int lane = 0; lane < kTileRows; lane += kLanes) {
         const auto scale = V::load(&tile.scale[k / kGroup][lane]);

@@ -61,8 +61,15 @@ struct ProductShape {
 constexpr int kMostTiles = 4, kMostColumns = 6;
 
 
+// What comes next, to be asked for while this is worked on: `lines` lines of 64 bytes from each place.
+struct Ahead {
+  const uint8_t* from[kMostTiles];
+  int32_t places, lines;
+};
+
 // y [columns][tiles][16] += tiles x records, over one chunk.
-using MultiplyKernel = void (*)(const RowTile* tiles, const uint8_t* records, int blocks, float* y) noexcept;
+using MultiplyKernel = void (*)(const RowTile* tiles, const uint8_t* records, int blocks, float* y,
+                                const Ahead& ahead) noexcept;
 using MultiplyFloats = void (*)(const float* weights, const float* x, int columns, float* y) noexcept;
 
 template <int... c>
@@ -72,7 +79,7 @@ struct ColumnList {};
 struct FormatProducts {
   void (*pack)(const uint8_t* const* rows, int blocks, uint8_t* out) noexcept;
   void (*unpack)(const uint8_t* packed, int blocks, uint8_t* const* rows) noexcept;
-  void (*expand)(const uint8_t* packed, int blocks, RowTile& tile) noexcept;
+  void (*expand)(const uint8_t* packed, int blocks, RowTile& tile, const Ahead& ahead) noexcept;
   // Decoded, [column][row]; the tile is scratch.
   void (*floats)(const uint8_t* packed, int blocks, RowTile& tile, float* out) noexcept;
   ProductShape shape;
@@ -88,10 +95,68 @@ struct MatmulKernels {
   FormatProducts format[kFormatCount];
 };
 
+enum class Activation : int32_t { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3 };
+constexpr int kActivationCount = 4;
+
+// Rows of `cols` floats, strides in floats. out may be x itself, and only that of what overlaps.
+struct RowsJob {
+  const float* x;
+  int64_t stride;
+  float* out;
+  int64_t out_stride;
+  int64_t rows, cols;
+};
+
+// The heads of one token. cos and sin hold rotary / 2 floats each, or, interleaved, rotary floats: both
+// of a pair, the sine of the first negated; either is filled up to a multiple of 16.
+struct RopeJob {
+  const float* x;
+  int64_t stride;  // floats from head to head
+  float* out;
+  int64_t out_stride;
+  int32_t heads, dim, rotary;
+  bool interleaved;
+  const float* cos;
+  const float* sin;
+};
+
+struct OpKernels {
+  // weight may be null. eps and scale are rounded to f32 in here, where the rounding mode is known.
+  void (*rms_norm)(const RowsJob&, const float* weight, double eps) noexcept;
+  void (*softmax)(const RowsJob&, double scale) noexcept;
+  void (*activation_mul[kActivationCount])(const float* gate, const float* up, float* out, int64_t count) noexcept;
+  // theta^(-2i / rotary), divided by factors[i] where there are any.
+  void (*rope_frequencies)(double theta, const float* factors, int32_t rotary, double* out) noexcept;
+  // The tables of one position as RopeJob wants them; position * frequencies[i] is below kMaxAngle.
+  void (*rope_angles)(double position, const double* frequencies, int32_t pairs, bool interleaved, float* cos,
+                      float* sin) noexcept;
+  void (*rope)(const RopeJob&) noexcept;
+};
+
+constexpr double kMaxAngle = 1e8;
+
+// Loops that only load the machine. Memory is aligned to 64 bytes and its size a multiple of
+// kProbeUnit. They return what keeps a compiler from leaving them out, and a test can check.
+constexpr int64_t kProbeUnit = 4096;
+
+struct ProbeKernels {
+  // The sum of all 32-bit words, modulo 2^32, read at 1, 2, 4 or 8 places at once.
+  uint32_t (*read[4])(const uint8_t* p, int64_t bytes) noexcept;
+  void (*copy)(const uint8_t* from, uint8_t* to, int64_t bytes, bool stream) noexcept;
+  // Writes zeros around the caches and meanwhile touches every line of `from`, evenly.
+  uint64_t (*store)(uint8_t* to, int64_t bytes, const uint8_t* from, int64_t from_bytes) noexcept;
+  // Products of registers, summed up; each product is 1.
+  double (*dot)(int64_t steps) noexcept;
+  double (*fma)(int64_t steps) noexcept;
+  int32_t dot_products, fma_products;  // of one step
+};
+
 struct Kernels {
   const char* name;
   const CodecKernels* codec;
   const MatmulKernels* matmul;
+  const OpKernels* ops;
+  const ProbeKernels* probe;
 };
 
 }  // namespace kvant

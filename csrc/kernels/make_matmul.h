@@ -8,7 +8,7 @@ namespace kvant {
 template <class V, class Format, int kTiles, int... c>
 constexpr void pick_columns(MultiplyKernel* row, ColumnList<c...>) {
   constexpr int kGroups = 32 / (Format::kInfo.group < 32 ? Format::kInfo.group : 32);
-  ((row[c] = &multiply_chunk<V, kGroups, Format::kHasMin, V::dot_class(code_max<Format>()), kTiles, c + 1>), ...);
+  ((row[c] = &multiply_chunk<V, kGroups, Format::kHasMin, V::dot_class(Format::kCodeMax), kTiles, c + 1>), ...);
 }
 
 template <class V, int kTiles, int... c>

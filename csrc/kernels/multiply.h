@@ -13,7 +13,7 @@
 namespace kvant {
 
 template <class V, int kGroups, bool kHasMin, int kMax, int kTiles, int kColumns>
-void multiply_chunk(const RowTile* tiles, const uint8_t* records, int blocks, float* y) noexcept {
+void multiply_chunk(const RowTile* tiles, const uint8_t* records, int blocks, float* y, const Ahead& ahead) noexcept {
   using F = typename V::F;
   using I = typename V::I;
   constexpr int kLanes = V::kLanes, kSteps = 8 / kGroups, kRecord = kColumns * record_bytes(kGroups, kHasMin);
@@ -28,6 +28,7 @@ void multiply_chunk(const RowTile* tiles, const uint8_t* records, int blocks, fl
     }
     const uint8_t* record = records;
     for (int b = 0; b < blocks; ++b, record += kRecord) {
+      ask_ahead(ahead, b, blocks);
       const auto* d = reinterpret_cast<const float*>(record + 32 * kColumns);
       const auto* start = reinterpret_cast<const int32_t*>(d + kColumns);
       const auto* qsum = reinterpret_cast<const float*>(start + kGroups * kColumns);

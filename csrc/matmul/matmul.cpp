@@ -12,10 +12,8 @@ namespace {
 
 // Products smaller than this many multiplications run in the caller.
 constexpr int64_t kParallelProducts = 128 * 1024;
-// Up to so many rows of x a product reads memory as fast as it can: then tiles are taken one by one,
-// so that memory is read in one stream, and a task is some hundred kilobytes.
-constexpr int64_t kStreamRows = 4;
-constexpr int64_t kStreamTiles = 4;
+// Up to so many rows of x a product is bound by memory, and a task takes several runs of tiles.
+constexpr int64_t kStreamRows = 4, kStreamRuns = 2;
 
 size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -47,6 +45,35 @@ struct Plan {
   int64_t tasks() const { return groups * row_tasks; }
 };
 
+// The packed chunks that come after chunk c of `tiles` tiles, handed out in shares.
+class Next {
+ public:
+  Next(const Weights& w, int64_t first, int tiles, int64_t c, int64_t shares) : all_{} {
+    if (!w.packed) return;
+    if (++c >= w.chunks()) {
+      c = 0;
+      first += tiles;
+    }
+    for (; all_.places < tiles && first + all_.places < w.tiles(); ++all_.places) {
+      all_.from[all_.places] = w.data + (first + all_.places) * w.tile_bytes() + 16 * w.chunk_offset(c);
+    }
+    left_ = int(16 * int64_t(w.chunk_blocks(c)) * w.info().block_bytes / 64);
+    share_ = int((left_ + shares - 1) / shares);
+  }
+
+  Ahead share() {
+    Ahead part = all_;
+    part.lines = share_ < left_ ? share_ : left_;
+    for (int p = 0; p < all_.places; ++p) all_.from[p] += 64 * part.lines;
+    left_ -= part.lines;
+    return part;
+  }
+
+ private:
+  Ahead all_;
+  int left_ = 0, share_ = 0;
+};
+
 void multiply_tiles(const MatmulKernels& k, const Plan& plan, const Panels& x, int64_t first, int tiles,
                     const TaskMemory& memory) {
   const Weights& w = plan.product.weights;
@@ -54,12 +81,17 @@ void multiply_tiles(const MatmulKernels& k, const Plan& plan, const Panels& x, i
   memset(memory.sums, 0, size_t(x.rows) * size_t(tiles) * 64);
   for (int64_t c = 0; c < w.chunks(); ++c) {
     const int blocks = w.chunk_blocks(c), columns = blocks * w.info().block;
+    // A few rows of x read memory as fast as it goes: then expanding asks for a half of what is next.
+    const bool stream = x.rows <= kStreamRows;
+    Next next(w, first, tiles, c, stream ? 2 : (x.rows + x.width - 1) / x.width);
+    const Ahead half = stream ? next.share() : Ahead{};
     for (int t = 0; t < tiles; ++t) {
       const uint8_t* packed = packed_chunk(k, w, first + t, c, memory.packed);
       if (plan.floats) {
         format.floats(packed, blocks, memory.tiles[t], memory.floats + t * 256 * 16);
       } else {
-        format.expand(packed, blocks, memory.tiles[t]);
+        Ahead own = {{half.from[t]}, t < half.places, half.lines};
+        format.expand(packed, blocks, memory.tiles[t], own);
       }
     }
     for (int64_t j = 0; j < x.rows; j += x.width) {
@@ -68,7 +100,7 @@ void multiply_tiles(const MatmulKernels& k, const Plan& plan, const Panels& x, i
       if (plan.floats) {
         k.floats[tiles - 1][width - 1](memory.floats, reinterpret_cast<const float*>(x.at(c, j)), columns, sums);
       } else {
-        format.multiply[tiles - 1][width - 1](memory.tiles, x.at(c, j), columns / 32, sums);
+        format.multiply[tiles - 1][width - 1](memory.tiles, x.at(c, j), columns / 32, sums, next.share());
       }
     }
   }
@@ -98,9 +130,8 @@ bool run_task(const MatmulKernels& k, const Plan& plan, int64_t task) {
   if (!memory.tiles) return false;
   const int64_t begin = task % plan.row_tasks * plan.tiles_per_task;
   const int64_t end = begin + plan.tiles_per_task < w.tiles() ? begin + plan.tiles_per_task : w.tiles();
-  const int64_t step = x.rows <= kStreamRows ? 1 : k.tiles;
-  for (int64_t t = begin; t < end; t += step) {
-    const int tiles = int(end - t < step ? end - t : step);
+  for (int64_t t = begin; t < end; t += k.tiles) {
+    const int tiles = int(end - t < k.tiles ? end - t : k.tiles);
     multiply_tiles(k, plan, x, t, tiles, memory);
     store(plan, group * group_rows(w.cols, plan.unit, k.columns), x.rows, t, tiles, memory.sums);
   }
@@ -109,7 +140,7 @@ bool run_task(const MatmulKernels& k, const Plan& plan, int64_t task) {
 
 }  // namespace
 
-Status matmul(const ProductInput& in, const ProductOutput* products, int count, Activation activation, int limit) {
+Status matmul(const ProductInput& in, const ProductOutput* products, int count, Inputs inputs, int limit) {
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
   const MatmulKernels& k = *kernels->matmul;
@@ -121,12 +152,12 @@ Status matmul(const ProductInput& in, const ProductOutput* products, int count, 
     const Weights& w = products[i].weights;
     Plan& p = plans[i];
     p.product = products[i];
-    p.floats = w.info().block == 1 || activation == Activation::f32;
+    p.floats = w.info().block == 1 || inputs == Inputs::f32;
     p.unit = p.floats ? kFloatUnitBytes : unit_bytes(k.format[w.format].shape);
     p.rows = in.rows;
     const int64_t whole = group_rows(in.cols, p.unit, k.columns);
     p.groups = (in.rows + whole - 1) / whole;
-    p.tiles_per_task = in.rows <= kStreamRows ? kStreamTiles : k.tiles;
+    p.tiles_per_task = in.rows <= kStreamRows ? kStreamRuns * k.tiles : k.tiles;
     p.row_tasks = (w.tiles() + p.tiles_per_task - 1) / p.tiles_per_task;
     bytes += round_up(panel_bytes(in.rows, in.cols, p.unit));
     quantized = quantized || !p.floats;

@@ -5,7 +5,8 @@
 
 namespace kvant {
 
-enum class Activation : int32_t { q8 = 0, f32 = 1 };
+// How activations meet quantized weights.
+enum class Inputs : int32_t { q8 = 0, f32 = 1 };
 
 struct ProductInput {
   const void* x;
@@ -23,6 +24,6 @@ struct ProductOutput {
 
 constexpr int kMostProducts = 16;
 
-Status matmul(const ProductInput& x, const ProductOutput* products, int count, Activation activation, int limit);
+Status matmul(const ProductInput& x, const ProductOutput* products, int count, Inputs inputs, int limit);
 
 }  // namespace kvant

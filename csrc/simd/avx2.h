@@ -123,7 +123,6 @@ struct Avx2 {
     _mm_storeu_si128((__m128i*)out, _mm_shuffle_epi32(bytes, 0xd8));
   }
 
-  KVANT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   KVANT_INLINE I load_u8(const uint8_t* x) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)x)); }
   KVANT_INLINE F low_half(I a) {
     const I words = _mm256_packus_epi32(iand(a, isplat(0xffff)), _mm256_setzero_si256());
@@ -199,6 +198,23 @@ struct Avx2 {
       _mm_storeu_si128(p, _mm_shuffle_epi8(t, _mm_loadu_si128(p)));
     }
   }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  KVANT_INLINE F swap_pairs(F a) { return _mm256_permute_ps(a, 0xb1); }
+
+  // For kernels/probe.h: chains that hide the latency of a product, and values the compiler may not
+  // reason about. probe_dot: each lane += 4 adjacent products, unsigned times signed; spelled out,
+  // because compilers do half of it once for all chains, and move the sums between registers.
+  static constexpr int kProbeChains = 12;
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    const I ones = _mm256_set1_epi16(1);
+    I t;
+    asm volatile("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+                 : "+x"(sum), "=&x"(t) : "x"(a), "x"(b), "x"(ones));
+    return sum;
+  }
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+x"(a)); }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+x"(a)); }
 };
 
 }  // namespace

@@ -122,7 +122,6 @@ struct Avx512Vnni {
     _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(a[0]));
   }
 
-  KVANT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   KVANT_INLINE I load_u8(const uint8_t* x) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)x)); }
   KVANT_INLINE F low_half(I a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
   KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) {
@@ -167,6 +166,18 @@ struct Avx512Vnni {
       _mm_storeu_si128(p, _mm_shuffle_epi8(t, _mm_loadu_si128(p)));
     }
   }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  KVANT_INLINE F swap_pairs(F a) { return _mm512_permute_ps(a, 0xb1); }
+
+  // For kernels/probe.h, as in avx2.h.
+  static constexpr int kProbeChains = 16;
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    asm volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+v"(a)); }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+v"(a)); }
 };
 
 }  // namespace

@@ -109,7 +109,6 @@ struct NeonDotprod {
     vst1q_u8(out, vuzp1q_u8(vreinterpretq_u8_s16(low), vreinterpretq_u8_s16(high)));
   }
 
-  KVANT_INLINE F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   KVANT_INLINE I load_u8(const uint8_t* x) {
     uint32_t four;
     __builtin_memcpy(&four, x, 4);
@@ -173,6 +172,18 @@ struct NeonDotprod {
       vst1q_s8(codes + i, vqtbl1q_s8(t, vreinterpretq_u8_s8(vld1q_s8(codes + i))));
     }
   }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+  KVANT_INLINE F swap_pairs(F a) { return vrev64q_f32(a); }
+
+  // For kernels/probe.h: chains that hide the latency of a product, and values the compiler may not
+  // reason about. probe_dot: each lane += 4 adjacent products.
+  static constexpr int kProbeChains = 16;
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
+  }
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+w"(a)); }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+w"(a)); }
 };
 
 }  // namespace

@@ -14,6 +14,7 @@ struct NeonI8mm : NeonDotprod {
   template <int kSteps, int kMax, class Sum, int kT, int kC>
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
     constexpr int kPairs = kC / 2;
+    if constexpr (kPairs == 0) return NeonDotprod::dot<kSteps, kMax>(codes, stride, q, sum);
     static_assert(kSteps % 2 == 0);
     KVANT_UNROLL
     for (int t = 0; t < kT; ++t) {
@@ -44,11 +45,10 @@ struct NeonI8mm : NeonDotprod {
             pair[c][2 * p + 1] = vmmlaq_s32(pair[c][2 * p + 1], high, two[c]);
           }
           if constexpr (kC % 2 == 1) {
-            const int8x16_t last = vreinterpretq_s8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(x + 64 * kPairs)));
-            const int8x16_t next = vreinterpretq_s8_s32(vld1q_dup_s32(reinterpret_cast<const int32_t*>(x + 64 * kPairs + 4)));
+            const int8x8_t last = vld1_s8(x + 64 * kPairs);
             I& odd = sum[t][kC - 1].v[p];
-            odd = vdotq_s32(odd, vreinterpretq_s8_s32(first), last);
-            odd = vdotq_s32(odd, vreinterpretq_s8_s32(second), next);
+            odd = vdotq_lane_s32(odd, vreinterpretq_s8_s32(first), last, 0);
+            odd = vdotq_lane_s32(odd, vreinterpretq_s8_s32(second), last, 1);
           }
         }
       }

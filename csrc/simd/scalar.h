@@ -81,7 +81,6 @@ struct Scalar {
   KVANT_INLINE I fold_each(const I (&rows)[1]) { return rows[0]; }
   KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[1]) { *out = uint8_t(a[0]); }
 
-  KVANT_INLINE F fma(F a, F b, F c) { return __builtin_fmaf(a, b, c); }
   KVANT_INLINE I load_u8(const uint8_t* x) { return *x; }
   KVANT_INLINE F low_half(I a) { return f16_to_f32(uint16_t(a)); }
   KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) {
@@ -123,6 +122,18 @@ struct Scalar {
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
     for (int i = 0; i < count; ++i) codes[i] = table[codes[i]];
   }
+
+  KVANT_INLINE F fma(F a, F b, F c) { return __builtin_fmaf(a, b, c); }
+
+  // For kernels/probe.h: a product of four bytes as a program without vectors computes it.
+  static constexpr int kProbeChains = 4;
+  KVANT_INLINE void probe_hide(I& a) { asm volatile("" : "+r"(a)); }
+  KVANT_INLINE I probe_dot(I sum, I a, I b) {
+    probe_hide(a);
+    for (int i = 0; i < 32; i += 8) sum = iadd(sum, I(int8_t(a >> i)) * I(int8_t(b >> i)));
+    return sum;
+  }
+  KVANT_INLINE void probe_hide(F& a) { asm volatile("" : "+m"(a)); }
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 //   min(a, b) = a < b ? a : b, max(a, b) = a > b ? a : b  (so b when either is NaN or both equal)
 //   trunc(x)  = toward zero; NaN and what int32 cannot hold give INT32_MIN, as x86 does
 //   a / b, sqrt are correctly rounded; nothing is fused unless fma says so
+//   fma(a, b, c) = a * b + c, rounded once
 // ISA tags live in unnamed namespaces, so that everything here has internal linkage per ISA.
 #pragma once
 
@@ -124,8 +125,6 @@ struct Wide {
   // The low byte of every lane.
   KVANT_INLINE void store_bytes(uint8_t* out, I a) { N::store_bytes(out, a.v); }
 
-  // a * b + c, rounded once.
-  KVANT_INLINE F fma(F a, F b, F c) { KVANT_EACH c.v[p] = N::fma(a.v[p], b.v[p], c.v[p]); return c; }
   KVANT_INLINE I load_u8(const uint8_t* x) { I r; KVANT_EACH r.v[p] = N::load_u8(x + p * kWidth); return r; }
   // The half in the low sixteen bits of every lane.
   KVANT_INLINE F low_half(I a) { F r; KVANT_EACH r.v[p] = N::low_half(a.v[p]); return r; }
@@ -154,6 +153,11 @@ struct Wide {
 
   // table[index], index in 0..31; only where kHasTables.
   KVANT_INLINE F table32(const float* table, I index) { F r; KVANT_EACH r.v[p] = N::table32(table, index.v[p]); return r; }
+
+  // What the operations around products need: one rounding, and pairs of lanes exchanged.
+  KVANT_INLINE F fma(F a, F b, F c) { KVANT_EACH c.v[p] = N::fma(a.v[p], b.v[p], c.v[p]); return c; }
+  // Lanes 2i and 2i + 1 change places; on scalar, whose only lane has no partner, there is none.
+  KVANT_INLINE F swap_pairs(F a) { KVANT_EACH a.v[p] = N::swap_pairs(a.v[p]); return a; }
 
   // Codes that index a 16-entry table, in place: codes[i] = table[codes[i]].
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) { N::lookup(table, codes, count); }

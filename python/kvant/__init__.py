@@ -11,6 +11,9 @@ import os
 from kvant import _core, isa
 from kvant.errors import Error, FormatError, GGUFError, IsaError, ModelError, ShapeError
 from kvant.formats import FormatInfo, format_info, formats
+from kvant.ops import activation_mul, embedding, rms_norm, rope, silu_mul, softmax
+from kvant.packed import PackedTensor
+from kvant.products import matmul, matmul_many
 from kvant.qtensor import QTensor
 from kvant.quant import QuantError, quant_error, quantize, validate
 
@@ -21,17 +24,26 @@ __all__ = [
     "GGUFError",
     "IsaError",
     "ModelError",
+    "PackedTensor",
     "QTensor",
     "QuantError",
     "ShapeError",
+    "activation_mul",
+    "embedding",
     "format_info",
     "formats",
     "gguf",
     "isa",
+    "matmul",
+    "matmul_many",
     "quant_error",
     "quantize",
     "reference",
+    "rms_norm",
+    "rope",
     "set_threads",
+    "silu_mul",
+    "softmax",
     "threads",
     "validate",
 ]
@@ -66,7 +78,7 @@ def set_threads(n: int) -> None:
 
 def __getattr__(name: str) -> object:
     # Rooms that not every user needs are imported at their first use.
-    if name in ("convert", "gguf", "imatrix", "lab", "models", "recipes", "reference"):
+    if name in ("bench", "convert", "gguf", "imatrix", "lab", "models", "recipes", "reference"):
         from importlib import import_module
 
         return import_module(f"kvant.{name}")

@@ -11,9 +11,25 @@ from numpy.typing import NDArray
 from kvant import _core
 from kvant.errors import ShapeError
 
-__all__ = ["FLOAT_TYPES", "as_rows", "empty", "float_dtype", "float_type", "importance_rows"]
+__all__ = [
+    "FLOAT_TYPES",
+    "as_rows",
+    "empty",
+    "f32_array",
+    "f32_result",
+    "f32_rows",
+    "f32_vector",
+    "float_dtype",
+    "float_type",
+    "importance_rows",
+    "result_rows",
+]
 
 FLOAT_TYPES = ("f32", "f16", "bf16")
+
+_F32 = np.dtype(np.float32)
+# Smaller results come from NumPy: their alignment matters less than the time to make them.
+_SMALL_BYTES = 1 << 16
 
 
 def float_type(dtype: np.dtype[Any]) -> str | None:
@@ -102,3 +118,109 @@ def importance_rows(
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array in the library's own memory: aligned, in huge pages where that pays."""
     return _core.allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+
+
+def f32_array(function: str, what: str, x: Any) -> NDArray[np.float32]:
+    """Return x as an f32 array of at least one axis, the last contiguous; copied if its strides
+    or its alignment are no floats'.
+    """
+    array = np.asarray(x)
+    if array.dtype != _F32:
+        raise ShapeError(f"[{function}] expected {what} of f32, got {array.dtype}")
+    if array.ndim == 0:
+        raise ShapeError(f"[{function}] expected {what} of at least one axis, got a scalar")
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
+    if array.size and array.shape[-1] > 1 and array.strides[-1] != 4:
+        raise ShapeError(
+            f"[{function}] expected {what} with a contiguous last axis, got strides {array.strides}"
+        )
+    fits = flags.aligned and not any(stride % 4 for stride in array.strides)
+    return array if fits else np.ascontiguousarray(array)
+
+
+def f32_rows(function: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what `f32_array` gave as a matrix, copied only where strides ask for it."""
+    if array.ndim == 2:
+        return array
+    if array.flags.c_contiguous and array.size:
+        return array.reshape(-1, array.shape[-1])
+    return as_rows(function, array)[0]
+
+
+def f32_vector(function: str, what: str, x: Any, count: int) -> NDArray[np.float32]:
+    """Return x as a contiguous f32 vector of `count` numbers."""
+    array = np.asarray(x)
+    if array.dtype != _F32 or array.shape != (count,):
+        raise ShapeError(
+            f"[{function}] expected {what} of f32 ({count},), got {array.dtype} {array.shape}"
+        )
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else array.copy()
+
+
+def f32_result(
+    function: str, out: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]
+) -> NDArray[np.float32]:
+    """Return `out` once it is known to be usable, or a new array when it is None.
+
+    Every element of `out` may be that of an input, all of them or none.
+    """
+    if out is None:
+        small = math.prod(shape) * 4 < _SMALL_BYTES
+        return np.empty(shape, _F32) if small else empty(shape, _F32)
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != _F32:
+        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ShapeError(f"[{function}] expected out of float32 {shape}, got {got}")
+    flags = out.flags
+    if not (flags.writeable and flags.aligned):
+        raise ShapeError(f"[{function}] expected out to be aligned and writable")
+    if not flags.c_contiguous and out.size:
+        _check_apart(function, out)
+    for given in inputs:
+        if (
+            given is not out
+            and isinstance(given, np.ndarray)
+            and np.may_share_memory(out, given)
+            and not _same_place(out, given)
+            and np.shares_memory(out, given)
+        ):
+            raise ShapeError(
+                f"[{function}] expected out to be an input or apart from it, got memory that "
+                "overlaps one"
+            )
+    return out
+
+
+def result_rows(function: str, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a view on `out` as a matrix; its rows must be evenly spaced."""
+    if out.ndim == 2:
+        return out
+    rows = out.reshape(-1, out.shape[-1])
+    if not out.flags.c_contiguous and not np.may_share_memory(rows, out):
+        raise ShapeError(
+            f"[{function}] expected out with evenly spaced rows, got strides {out.strides}"
+        )
+    return rows
+
+
+def _check_apart(function: str, out: NDArray[np.float32]) -> None:
+    """Refuse strides that are no floats', or under which elements share memory."""
+    extent = 4
+    axes = sorted((abs(s), n) for s, n in zip(out.strides, out.shape, strict=True) if n > 1)
+    for stride, count in axes:
+        if stride < extent or stride % 4:
+            raise ShapeError(
+                f"[{function}] expected out whose elements lie apart, got strides {out.strides}"
+            )
+        extent = stride * count
+    if out.shape[-1] > 1 and out.strides[-1] != 4:
+        raise ShapeError(
+            f"[{function}] expected out with a contiguous last axis, got strides {out.strides}"
+        )
+
+
+def _same_place(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    axes = zip(a.shape, a.strides, b.strides, strict=True) if a.shape == b.shape else [(2, 0, 1)]
+    return a.ctypes.data == b.ctypes.data and all(n == 1 or s == t for n, s, t in axes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +12,9 @@ from kvant import _core
 from kvant.arrays import empty, float_dtype
 from kvant.errors import ShapeError
 from kvant.formats import FormatInfo, format_info
+
+if TYPE_CHECKING:
+    from kvant.packed import PackedTensor, Transposed
 
 __all__ = ["QTensor"]
 
@@ -141,6 +144,41 @@ class QTensor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return QTensor, (np.ascontiguousarray(self.data), self.format, self.shape)
+
+    @property
+    def T(self) -> Transposed:  # noqa: N802
+        """For `x @ q.T`, which is `kvant.matmul(x, q)`."""
+        from kvant.packed import Transposed
+
+        return Transposed(self)
+
+    def pack(self, *, threads: int | None = None) -> PackedTensor:
+        """Pack [n, k] or [experts, n, k] for `kvant.matmul`, into memory of the library.
+
+        Sixteen rows are interleaved; the size stays the same up to a multiple of 64 bytes for
+        every sixteen rows. `PackedTensor.unpack` is the inverse.
+
+        Raises
+        ------
+        ShapeError
+            The tensor has another number of axes.
+
+        Examples
+        --------
+        >>> import numpy as np, kvant
+        >>> kvant.quantize(np.ones((2, 64), np.float32), "q4_0").pack()
+        PackedTensor(q4_0, (2, 64), 576 bytes)
+        """
+        from kvant.packed import pack
+
+        return pack(self, threads=threads)
+
+    def matrix(self) -> _core.Matrix:
+        """What `kvant.matmul` needs to know of a tensor [n, k]."""
+        if self.ndim != 2:
+            raise ShapeError(f"[matmul] expected weights [n, k], got {self.shape}")
+        data = np.ascontiguousarray(self.data).reshape(-1)
+        return _core.Matrix(data, self.info.number, self.shape[0], self.shape[1], False)
 
     def dequantize(
         self,

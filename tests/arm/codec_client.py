@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,3 +124,23 @@ class Server:
         code, out = self.call(7, payload, number(format), rows, x.shape[1], len(x), option)
         assert code == 0
         return np.frombuffer(out, np.float32).reshape(len(x), rows)
+
+    def floats(self, op: int, x: NDArray[np.float32], payload: bytes, format: int = 0) -> Any:
+        """An operation on rows of f32 that gives an array of the same shape."""
+        code, out = self.call(op, payload, format, *x.shape)
+        assert code == 0
+        return np.frombuffer(out, np.float32).reshape(x.shape)
+
+    def rms_norm(self, x: NDArray[np.float32], weight: NDArray[np.float32]) -> Any:
+        return self.floats(8, x, x.tobytes() + weight.tobytes())
+
+    def softmax(self, x: NDArray[np.float32]) -> Any:
+        return self.floats(9, x, x.tobytes())
+
+    def activation_mul(
+        self, gate: NDArray[np.float32], up: NDArray[np.float32], number: int
+    ) -> Any:
+        return self.floats(10, gate, gate.tobytes() + up.tobytes(), number)
+
+    def rope(self, x: NDArray[np.float32], positions: NDArray[np.int64], interleaved: bool) -> Any:
+        return self.floats(11, x, positions.tobytes() + x.tobytes(), int(interleaved))

@@ -6,6 +6,8 @@
 //      2 encode f32 rows (importance behind them if option is 1), 3 decode packed rows to f32,
 //      4 first invalid block, 5 pack, 6 unpack,
 //      7 multiply x_rows rows of f32, the weights behind them; option: 1 packed, 2 f32 activations
+//      8 rms_norm (weight behind x), 9 softmax of half of x, 10 activation `format` of gates times up behind them,
+//      11 rope of one head per row (positions before x; interleaved when `format` is 1)
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -64,12 +66,33 @@ void multiply(const Request& r, const Memory& in) {
   reply(code, y.data(), y.size());
 }
 
+// Operations on rows of floats, to rows as long.
+void transform(const Request& r, const Memory& in) {
+  const int64_t size = r.rows * r.cols;
+  const auto number = int32_t(r.format);
+  const Memory out(size * 4);
+  const float* x = in.floats();
+  int32_t code = KVANT_BAD_FORMAT;
+  if (r.op == 8) code = kvant_rms_norm(x, r.cols, x + size, 1e-6, r.rows, r.cols, out.floats(), r.cols, kThreads);
+  if (r.op == 9) code = kvant_softmax(x, r.cols, 0.5, r.rows, r.cols, out.floats(), r.cols, kThreads);
+  if (r.op == 10) {
+    code = kvant_activation_mul(number, x, r.cols, x + size, r.cols, r.rows, r.cols, out.floats(), r.cols, kThreads);
+  }
+  if (r.op == 11) {
+    const auto* positions = reinterpret_cast<const int64_t*>(in.data());
+    code = kvant_rope(x + 2 * r.rows, r.cols, r.cols, positions, r.rows, 1, int32_t(r.cols), int32_t(r.cols), number == 1,
+                      1e6, 1.0, nullptr, out.floats(), r.cols, r.cols, kThreads);
+  }
+  reply(code, out.data(), out.size());
+}
+
 void serve(const Request& r, const Memory& in) {
   const auto format = int32_t(r.format);
   if (r.op == 0) return list_isas();
   if (r.op == 1) {
     return reply(kvant_isa_use(std::string(reinterpret_cast<const char*>(in.data()), size_t(r.bytes)).c_str()), nullptr, 0);
   }
+  if (r.op >= 8) return transform(r, in);
   kvant_format info = {};
   if (kvant_format_info(format, &info) != KVANT_OK) return reply(KVANT_BAD_FORMAT, nullptr, 0);
   const int64_t row_bytes = r.cols / info.block * info.block_bytes;

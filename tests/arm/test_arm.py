@@ -8,10 +8,10 @@ from codec_client import ISAS, Server
 
 import kvant
 from distributions import NAMES as FAMILIES
-from distributions import distribution, importance
+from distributions import distribution, importance, wild
 from golden_files import ANSWERS, golden
-from kvant.reference import FORMATS, decode, encode
-from support import differing
+from kvant.reference import FORMATS, decode, encode, ops
+from support import differing, words
 
 pytestmark = pytest.mark.arm
 
@@ -79,3 +79,23 @@ def test_validation_finds_the_same_block(arm: Server, name: str) -> None:
     with pytest.raises(kvant.FormatError, match=r"block 1 of row \(2,\)"):
         kvant.validate(tensor)
     assert arm.first_invalid(data, name) == 9
+
+
+@pytest.mark.parametrize("cols", [1, 15, 16, 33, 1000])
+def test_operations_give_the_bits_of_the_reference(arm: Server, cols: int) -> None:
+    x, y = wild(50, cols, 8), wild(50, cols, 9)
+    assert np.array_equal(words(arm.rms_norm(x, y[0])), words(ops.rms_norm(x, y[0])))
+    assert np.array_equal(words(arm.softmax(x)), words(ops.softmax(x, 0.5)))
+    for number, name in enumerate(ops.ACTIVATIONS):
+        found = arm.activation_mul(x, y, number)
+        assert np.array_equal(words(found), words(ops.activation_mul(x, y, name))), name
+
+
+@pytest.mark.parametrize("style", ["half", "interleaved"])
+@pytest.mark.parametrize("cols", [2, 18, 32, 128])
+def test_rope_gives_the_bits_of_the_reference(arm: Server, cols: int, style: str) -> None:
+    x = wild(50, cols, 10)
+    positions = np.random.default_rng(11).integers(-(10**6), 10**6, 50)
+    found = arm.rope(x, positions, style == "interleaved")
+    wanted = ops.rope(x[:, None], positions, theta=1e6, style=style)[:, 0]
+    assert np.array_equal(words(found), words(wanted))

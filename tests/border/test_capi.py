@@ -25,24 +25,6 @@ def names(formats):
     return [f.name for f in formats]
 
 
-@pytest.fixture
-def call(c):
-    """Calls by name; NumPy arrays become pointers of the declared type."""
-
-    def pointer(value, kind):
-        if isinstance(value, np.ndarray):
-            return c.ffi.cast(kind, value.ctypes.data)
-        return c.ffi.NULL if value is None else value
-
-    def run(name, *args):
-        function = getattr(c.lib, name)
-        kinds = c.ffi.typeof(function).args
-        assert len(kinds) == len(args)
-        return function(*(pointer(a, k) for a, k in zip(args, kinds, strict=True)))
-
-    return run
-
-
 def text(c):
     return c.ffi.string(c.lib.kvant_error_text()).decode()
 

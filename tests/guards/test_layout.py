@@ -27,7 +27,9 @@ MAY_SEE = {
     "files": {"base"},
     "codec": {"base", "kernels", "isa", "runtime"},
     "matmul": {"base", "kernels", "isa", "runtime"},
-    "capi": {"base", "codec", "files", "isa", "matmul", "runtime"},
+    "ops": {"base", "kernels", "isa", "runtime"},
+    "probe": {"base", "kernels", "isa", "runtime"},
+    "capi": {"base", "codec", "files", "isa", "matmul", "ops", "probe", "runtime"},
 }
 USERS_OF_KERNELS = {"kernels", "isa", *(room for room in MAY_SEE if "kernels" in MAY_SEE[room])}
 # Where words of one processor may stand outside of simd/: its control register, its pause.
@@ -130,7 +132,7 @@ def test_the_exceptions_need_to_be_ones():
 
 def test_formats_know_no_processor():
     word = re.compile(r"__(x86_64|aarch64|AVX\w*|ARM\w*|SSE\w*)__|__ARM_")
-    for path in paths("formats", "kernels", "codec", "capi", "files", "base"):
+    for path in paths("formats", "kernels", "codec", "capi", "files", "probe", "base"):
         assert not word.search(code(path)), name(path)
 
 
@@ -189,7 +191,8 @@ def test_the_extension_is_reached_through_few_modules():
         for path in PYTHON.rglob("*.py")
         if re.search(r"import .*\b_core\b|kvant\._core", path.read_text())
     }
-    lowest = {"__init__.py", "arrays.py", "formats.py", "isa.py", "qtensor.py", "quant.py"}
+    lowest = {"__init__.py", "arrays.py", "formats.py", "isa.py", "packed.py", "products.py"}
+    lowest |= {"ops.py", "qtensor.py", "quant.py", "bench/probes.py"}
     assert {u for u in users if not u.startswith("gguf/")} <= lowest
 
 

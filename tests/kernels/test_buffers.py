@@ -65,7 +65,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import numpy as np, kvant
 from blocks import NAMES, cols_of, random_rows
-from distributions import distribution, importance
+from distributions import distribution, importance, wild
 from kvant.reference import FORMATS
 
 PAGE = mmap.PAGESIZE
@@ -121,6 +121,17 @@ for isa in kvant.isa.available():
                     kvant.quantize(fence(x, at_end), name, importance=weights, out=out)
                     assert np.array_equal(out, wanted)
                     kvant.quantize(fence(x, at_end), name, out=out)
+    for cols in (2, 14, 16, 18, 40):
+        for at_end in (True, False):
+            x, y = fence(wild(3, cols, 0), at_end), fence(wild(3, cols, 1), at_end)
+            out = room((3, cols), np.float32, at_end)
+            kvant.rms_norm(x, fence(x[0], at_end), out=out)
+            kvant.softmax(x, out=out)
+            kvant.activation_mul(x, y, "gelu", out=out)
+            for style in ("half", "interleaved"):
+                places = fence(np.arange(3), at_end)
+                factors = fence(np.ones(cols // 2, np.float32), at_end)
+                kvant.rope(x[:, None], places, style=style, freq_factors=factors, out=out[:, None])
 print("fine")
 """
 

@@ -11,7 +11,7 @@ import pytest
 from blocks import ENCODED, NAMES, cols_of, random_rows
 
 import kvant
-from distributions import distribution, importance
+from distributions import distribution, importance, wild
 
 DEFAULT = 0x1F80
 FLUSH = DEFAULT | 0x8040  # results and operands that are denormal count as zero
@@ -87,6 +87,30 @@ def test_results_and_the_mode_stay(mxcsr, isa, name, threads, mode):
     mxcsr.set(mode)
     try:
         found = results(x, weights, data, name, threads)
+        after = mxcsr.get()
+    finally:
+        mxcsr.set(DEFAULT)
+    assert after == mode
+    assert found == wanted
+
+
+@pytest.mark.parametrize("mode", [FLUSH, TOWARD_ZERO], ids=["flush", "toward zero"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_operations_and_the_mode(mxcsr, isa, threads, mode):
+    x = wild(40, 2000, 0)
+    heads = x.reshape(40, 20, 100)
+
+    def run():
+        yield kvant.rms_norm(x, x[0], 1e-7, threads=threads)
+        yield kvant.softmax(x, scale=0.1, threads=threads)
+        for name in ("silu", "gelu", "gelu_tanh"):
+            yield kvant.activation_mul(x, x, name, threads=threads)
+        yield kvant.rope(heads, np.arange(40) * 1001, scale=0.3, threads=threads)
+
+    wanted = [y.tobytes() for y in run()]
+    mxcsr.set(mode)
+    try:
+        found = [y.tobytes() for y in run()]
         after = mxcsr.get()
     finally:
         mxcsr.set(DEFAULT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from numpy.typing import ArrayLike
 
+from . import ops
 from .base import BlockFormat, Format, Groups
 from .fma import fma
 from .matmul import Activations, ffn, matmul, matmul_experts, moe_ffn, quantize_activations
@@ -29,6 +30,7 @@ __all__ = [
     "matmul",
     "matmul_experts",
     "moe_ffn",
+    "ops",
     "quant_error",
     "quantize_activations",
 ]

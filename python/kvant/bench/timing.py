@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ratio", "Task", "Times", "fastest", "ratio", "turns", "waited"]
+__all__ = ["Ratio", "Task", "Times", "fastest", "ratio", "spread", "turns", "waited"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,18 @@ def ratio(slower: Times, faster: Times, clock: str, *, work: float = 1.0) -> Rat
     each = slower.seconds(clock) / faster.seconds(clock) * work
     low, median, high = np.percentile(each, [25, 50, 75])
     return Ratio(float(median), float(low), float(high))
+
+
+def spread(times: Times, clock: str = "wall") -> float:
+    """Distance of the quartiles of the rates over the rounds, relative to the median.
+
+    Examples
+    --------
+    >>> spread(Times(np.array([1.0, 1.0, 1.0]), np.zeros(3)))
+    0.0
+    """
+    low, median, high = np.percentile(1 / times.seconds(clock), [25, 50, 75])
+    return float((high - low) / median)
 
 
 def fastest(*contenders: Times) -> Times:

@@ -1,0 +1,37 @@
+// The operations around matrix products: splits rows into tasks for the pool and calls the kernels in use.
+// Small inputs are one task, which the caller runs without waking the pool. Arguments are checked
+// by the caller (capi) once.
+#pragma once
+
+#include <cstdint>
+
+#include "base/status.h"
+#include "kernels/kernels.h"
+
+namespace kvant {
+
+// weight: cols floats, or null.
+Status rms_norm(const RowsJob& rows, const float* weight, double eps, int limit);
+
+Status softmax(const RowsJob& rows, double scale, int limit);
+
+// rows.x are the gates; up has rows of its own stride.
+Status activation_mul(Activation activation, const RowsJob& rows, const float* up, int64_t up_stride, int limit);
+
+// Floats [tokens, heads, dim], strides in floats.
+struct Rope {
+  const float* x;
+  int64_t token_stride, head_stride;
+  const int64_t* positions;
+  int64_t tokens;
+  int32_t heads, dim, rotary;
+  bool interleaved;
+  double theta, scale;
+  const float* factors;  // rotary / 2, or null
+  float* out;
+  int64_t out_token_stride, out_head_stride;
+};
+
+Status rope(const Rope& job, int limit);
+
+}  // namespace kvant

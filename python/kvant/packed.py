@@ -1,0 +1,139 @@
+"""Weights packed for multiplication: tiles of sixteen rows in huge pages."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvant import _core
+from kvant.arrays import empty
+from kvant.errors import ShapeError
+from kvant.formats import FormatInfo
+from kvant.qtensor import QTensor
+
+__all__ = ["PackedTensor", "pack"]
+
+
+class PackedTensor:
+    """A matrix, or a stack of them, packed for `kvant.matmul`; made by `QTensor.pack`.
+
+    Sixteen rows lie interleaved, so that one instruction multiplies a column of all of them. No
+    byte is added or lost: `unpack` gives back the tensor.
+
+    Attributes
+    ----------
+    data
+        uint8 [..., bytes of a packed matrix], in memory of the library.
+    info
+        The format.
+    shape
+        (rows, columns), or (experts, rows, columns).
+
+    Examples
+    --------
+    >>> import numpy as np, kvant
+    >>> q = kvant.quantize(np.eye(64, dtype=np.float32), "q8_0")
+    >>> p = q.pack()
+    >>> p
+    PackedTensor(q8_0, (64, 64), 4352 bytes)
+    >>> p.unpack() == q
+    True
+    """
+
+    __slots__ = ("_matrix", "data", "info", "shape")
+
+    data: NDArray[np.uint8]
+    info: FormatInfo
+    shape: tuple[int, ...]
+
+    def __init__(self, data: NDArray[np.uint8], info: FormatInfo, shape: tuple[int, ...]) -> None:
+        self.data = data
+        self.info = info
+        self.shape = shape
+        self._matrix: _core.Matrix | None = None
+
+    @property
+    def format(self) -> str:
+        """Name of the format."""
+        return self.info.name
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed data."""
+        return self.data.nbytes
+
+    @property
+    def T(self) -> Transposed:  # noqa: N802
+        """For `x @ p.T`, which is `kvant.matmul(x, p)`."""
+        return Transposed(self)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"PackedTensor({self.format}, {self.shape}, {self.nbytes} bytes)"
+
+    def __getitem__(self, index: int) -> PackedTensor:
+        """One matrix of a stack; the rows of a matrix are interleaved and cannot be taken."""
+        if self.ndim < 3 or isinstance(index, bool) or not isinstance(index, int | np.integer):
+            raise ShapeError(f"[PackedTensor] expected the index of one expert, got {index!r}")
+        return PackedTensor(self.data[index], self.info, self.shape[1:])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pack, (self.unpack(),)
+
+    def matrix(self) -> _core.Matrix:
+        """What the library needs to know of it, kept for the next call."""
+        if self._matrix is None:
+            if self.ndim != 2:
+                raise ShapeError(f"[matmul] expected weights [n, k], got {self.shape}")
+            self._matrix = _core.Matrix(
+                self.data, self.info.number, self.shape[0], self.shape[1], True
+            )
+        return self._matrix
+
+    def unpack(self, *, threads: int | None = None) -> QTensor:
+        """The tensor it was packed from, byte for byte."""
+        rows, cols = self.shape[-2:]
+        out = np.empty((*self.shape[:-1], self.info.row_bytes(cols)), np.uint8)
+        size = rows * out.shape[-1]
+        packed = self.data.reshape(-1, self.data.shape[-1])
+        for source, target in zip(packed, out.reshape(-1, size), strict=True):
+            _core.unpack(self.info.number, source, rows, cols, target, threads or 0)
+        return QTensor(out, self.format, self.shape)
+
+
+class Transposed:
+    """Weights as the right side of `@`."""
+
+    __slots__ = ("weights",)
+    __array_ufunc__ = None  # so that NumPy leaves `x @ w.T` to __rmatmul__
+
+    def __init__(self, weights: PackedTensor | QTensor) -> None:
+        self.weights = weights
+
+    def __rmatmul__(self, x: Any) -> NDArray[np.float32]:
+        from kvant.products import matmul
+
+        return matmul(x, self.weights)
+
+
+def pack(q: QTensor, *, threads: int | None = None) -> PackedTensor:
+    """`QTensor.pack`."""
+    if q.ndim not in (2, 3):
+        raise ShapeError(f"[pack] expected [n, k] or [experts, n, k], got {q.shape}")
+    rows, cols = q.shape[-2:]
+    size = _core.packed_bytes(q.info.number, rows, cols)
+    out = empty((math.prod(q.shape[:-2]), size), np.dtype(np.uint8))
+    data = np.ascontiguousarray(q.data)
+    for source, target in zip(data.reshape(len(out), -1), out, strict=True):
+        _core.pack(q.info.number, source, rows, cols, target, threads or 0)
+    return PackedTensor(out.reshape(*q.shape[:-2], size), q.info, q.shape)

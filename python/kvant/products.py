@@ -1,0 +1,174 @@
+"""Matrix products with quantized weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kvant import _core
+from kvant.arrays import as_rows
+from kvant.errors import ShapeError
+from kvant.packed import PackedTensor
+from kvant.qtensor import QTensor
+
+__all__ = ["matmul", "matmul_many"]
+
+_ACTIVATIONS = {"q8": 0, "f32": 1}
+_MOST_PRODUCTS = 16
+
+
+def matmul(
+    x: ArrayLike,
+    w: QTensor | PackedTensor,
+    *,
+    out: NDArray[np.float32] | None = None,
+    act: str = "q8",
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Multiply activations by the transpose of quantized weights: `x @ W.T`.
+
+    The result depends on x and the weights only: the same bits on every processor, for any number
+    of threads, packed or not, and for a row alone or among others.
+
+    Parameters
+    ----------
+    x
+        f32, f16 or bf16 [..., k].
+    w
+        Weights [n, k] in any format: a tensor, or one packed by `QTensor.pack`, which is faster.
+    out
+        f32 [..., n], C-contiguous, to write to; it must not overlap x. Then nothing is allocated.
+    act
+        `"q8"`: each block of 32 activations is rounded to eight bits with a scale of its own and
+        multiplied in integers. `"f32"`: decoded weights times x in f32, for validation. Float
+        weights always take x as it is.
+    threads
+        At most this many; the set number by default.
+
+    Returns
+    -------
+    ndarray
+        f32 [..., n]. A NaN or an infinity in a row of x makes that row NaN and touches no other
+        (with `act="f32"` it spreads as IEEE arithmetic has it).
+
+    Raises
+    ------
+    ShapeError
+        The last axes differ, or `out` does not fit or overlaps x.
+
+    Examples
+    --------
+    >>> import numpy as np, kvant
+    >>> w = kvant.quantize(np.eye(64, dtype=np.float32), "q8_0").pack()
+    >>> x = np.full(64, 127, np.float32)
+    >>> kvant.matmul(x, w)[:3]
+    array([126.99225, 126.99225, 126.99225], dtype=float32)
+    >>> (x @ w.T).shape
+    (64,)
+    """
+    matrix = w.matrix()
+    if type(x) is np.ndarray and x.dtype == np.float32 and x.flags.c_contiguous and x.ndim:
+        shape = (*x.shape[:-1], matrix.rows)
+        if x.shape[-1] != matrix.cols:
+            raise _wrong_columns("matmul", x.shape, w)
+        result = np.empty(shape, np.float32) if out is None else _checked(out, shape)
+        _core.matmul(x, matrix, result, _activation("matmul", act), threads or 0)
+        return result
+    return matmul_many(x, [w], out=None if out is None else [out], act=act, threads=threads)[0]
+
+
+def matmul_many(
+    x: ArrayLike,
+    weights: Sequence[QTensor | PackedTensor],
+    *,
+    out: Sequence[NDArray[np.float32]] | None = None,
+    act: str = "q8",
+    threads: int | None = None,
+) -> list[NDArray[np.float32]]:
+    """Multiply the same activations by several weights, as for queries, keys and values.
+
+    The activations are quantized once and the products share the threads; every result has the
+    bits that `matmul` gives.
+
+    Parameters
+    ----------
+    x
+        f32, f16 or bf16 [..., k].
+    weights
+        Up to 16 weights [n, k]; formats and n may differ.
+    out
+        One array for each, as for `matmul`.
+    act, threads
+        As for `matmul`.
+
+    Returns
+    -------
+    list of ndarray
+        f32 [..., n], one for each.
+
+    Raises
+    ------
+    ShapeError
+        Last axes differ, there are more than 16 weights, or an `out` does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, kvant
+    >>> w = kvant.quantize(np.ones((3, 32), np.float32), "q4_0")
+    >>> [y.tolist() for y in kvant.matmul_many(np.ones(32, np.float32), [w, w.pack()])]
+    [[32.0, 32.0, 32.0], [32.0, 32.0, 32.0]]
+    """
+    matrix, kind, stride = as_rows("matmul", x)
+    leading = np.shape(x)[:-1]
+    if len(weights) > _MOST_PRODUCTS:
+        raise ShapeError(
+            f"[matmul_many] expected up to {_MOST_PRODUCTS} weights, got {len(weights)}"
+        )
+    if out is not None and len(out) != len(weights):
+        raise ShapeError(f"[matmul_many] expected {len(weights)} arrays as out, got {len(out)}")
+    handles = [w.matrix() for w in weights]
+    results = []
+    for i, (w, handle) in enumerate(zip(weights, handles, strict=True)):
+        if handle.cols != matrix.shape[1]:
+            raise _wrong_columns("matmul", (*leading, matrix.shape[1]), w)
+        shape = (*leading, handle.rows)
+        given = None if out is None else out[i]
+        results.append(np.empty(shape, np.float32) if given is None else _checked(given, shape))
+    _core.matmul_many(
+        matrix.ctypes.data,
+        kind,
+        math.prod(leading),
+        matrix.shape[1],
+        stride,
+        handles,
+        results,
+        _activation("matmul", act),
+        threads or 0,
+    )
+    return results
+
+
+def _activation(function: str, act: str) -> int:
+    number = _ACTIVATIONS.get(act)
+    if number is None:
+        raise ShapeError(f"[{function}] expected act to be 'q8' or 'f32', got {act!r}")
+    return number
+
+
+def _wrong_columns(function: str, shape: tuple[int, ...], w: QTensor | PackedTensor) -> ShapeError:
+    return ShapeError(
+        f"[{function}] expected x [..., {w.shape[-1]}] for weights {w.shape}, got {shape}"
+    )
+
+
+def _checked(out: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.float32:
+        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ShapeError(f"[matmul] expected out of float32 {shape}, got {got}")
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise ShapeError("[matmul] expected out to be C-contiguous, aligned and writable")
+    return out

@@ -1,0 +1,104 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/vector.h>
+
+#include <vector>
+
+#include "errors.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Out = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using FloatOut = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+
+// Weights and the array that owns their bytes.
+struct Matrix {
+  Bytes data;
+  int32_t format, packed;
+  int64_t rows, cols;
+
+  kvant_product product(float* y) const {
+    return {data.data(), int64_t(data.size()), format, packed, rows, y, rows};
+  }
+};
+
+}  // namespace
+
+void bind_matmul(nb::module_& m) {
+  nb::class_<Matrix>(m, "Matrix")
+      .def(
+          "__init__",
+          [](Matrix* self, Bytes data, int32_t format, int64_t rows, int64_t cols, bool packed) {
+            new (self) Matrix{data, format, packed, rows, cols};
+          },
+          nb::arg("data").noconvert(), nb::arg("format"), nb::arg("rows"), nb::arg("cols"), nb::arg("packed"))
+      .def_ro("rows", &Matrix::rows)
+      .def_ro("cols", &Matrix::cols);
+  m.def(
+      "packed_bytes",
+      [](int32_t format, int64_t rows, int64_t cols) {
+        const int64_t bytes = kvant_packed_bytes(format, rows, cols);
+        if (bytes < 0) check(int32_t(bytes));
+        return bytes;
+      },
+      nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
+  m.def(
+      "pack",
+      [](int32_t format, Bytes data, int64_t rows, int64_t cols, Out out, int32_t threads) {
+        int32_t code;
+        {
+          nb::gil_scoped_release release;
+          code = kvant_pack(format, data.data(), rows, cols, out.data(), int64_t(out.size()), threads);
+        }
+        check(code);
+      },
+      nb::arg("format"), nb::arg("data").noconvert(), nb::arg("rows"), nb::arg("cols"), nb::arg("out").noconvert(),
+      nb::arg("threads"));
+  m.def(
+      "unpack",
+      [](int32_t format, Bytes packed, int64_t rows, int64_t cols, Out out, int32_t threads) {
+        int32_t code;
+        {
+          nb::gil_scoped_release release;
+          code = kvant_unpack(format, packed.data(), rows, cols, out.data(), int64_t(out.size()), threads);
+        }
+        check(code);
+      },
+      nb::arg("format"), nb::arg("packed").noconvert(), nb::arg("rows"), nb::arg("cols"), nb::arg("out").noconvert(),
+      nb::arg("threads"));
+  // One product of contiguous f32 rows: the short way.
+  m.def(
+      "matmul",
+      [](Floats x, const Matrix& w, FloatOut out, int32_t activation, int32_t threads) {
+        const kvant_product product = w.product(out.data());
+        const int64_t rows = w.cols > 0 ? int64_t(x.size()) / w.cols : 0;
+        int32_t code;
+        {
+          nb::gil_scoped_release release;
+          code = kvant_matmul(x.data(), KVANT_F32, rows, w.cols, w.cols, &product, 1, activation, threads);
+        }
+        check(code);
+      },
+      nb::arg("x").noconvert(), nb::arg("w"), nb::arg("out").noconvert(), nb::arg("activation"), nb::arg("threads"));
+  // Any rows of floats, by address, and any number of products.
+  m.def(
+      "matmul_many",
+      [](uintptr_t x, int32_t type, int64_t rows, int64_t cols, int64_t stride, std::vector<const Matrix*> weights,
+         std::vector<FloatOut> out, int32_t activation, int32_t threads) {
+        std::vector<kvant_product> products;
+        for (size_t i = 0; i < weights.size() && i < out.size(); ++i) products.push_back(weights[i]->product(out[i].data()));
+        int32_t code;
+        {
+          nb::gil_scoped_release release;
+          code = kvant_matmul(reinterpret_cast<const void*>(x), type, rows, cols, stride, products.data(),
+                              int32_t(products.size()), activation, threads);
+        }
+        check(code);
+      },
+      nb::arg("x"), nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("stride"), nb::arg("weights"),
+      nb::arg("out"), nb::arg("activation"), nb::arg("threads"));
+}

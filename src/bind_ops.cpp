@@ -1,0 +1,81 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
+#include <optional>
+
+#include "errors.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+// Rows of floats whose last axis is contiguous, which the Python side has seen to.
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
+using OutRows = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
+using Heads = nb::ndarray<const float, nb::ndim<3>, nb::device::cpu>;
+using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Positions = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+const float* data_or_null(const std::optional<Vector>& v) { return v ? v->data() : nullptr; }
+
+}  // namespace
+
+void bind_ops(nb::module_& m) {
+  m.def(
+      "rms_norm",
+      [](Rows x, std::optional<Vector> weight, double eps, OutRows out, int32_t threads) {
+        int32_t code;
+        {
+          nb::gil_scoped_release release;
+          code = kvant_rms_norm(x.data(), x.stride(0), data_or_null(weight), eps, int64_t(x.shape(0)),
+                                int64_t(x.shape(1)), out.data(), out.stride(0), threads);
+        }
+        check(code);
+      },
+      nb::arg("x").noconvert(), nb::arg("weight").none().noconvert(), nb::arg("eps"), nb::arg("out").noconvert(),
+      nb::arg("threads"));
+  m.def(
+      "softmax",
+      [](Rows x, double scale, OutRows out, int32_t threads) {
+        int32_t code;
+        {
+          nb::gil_scoped_release release;
+          code = kvant_softmax(x.data(), x.stride(0), scale, int64_t(x.shape(0)), int64_t(x.shape(1)), out.data(),
+                               out.stride(0), threads);
+        }
+        check(code);
+      },
+      nb::arg("x").noconvert(), nb::arg("scale"), nb::arg("out").noconvert(), nb::arg("threads"));
+  m.def(
+      "activation_mul",
+      [](int32_t activation, Rows gate, Rows up, OutRows out, int32_t threads) {
+        int32_t code;
+        {
+          nb::gil_scoped_release release;
+          code = kvant_activation_mul(activation, gate.data(), gate.stride(0), up.data(), up.stride(0),
+                                      int64_t(gate.shape(0)), int64_t(gate.shape(1)), out.data(), out.stride(0),
+                                      threads);
+        }
+        check(code);
+      },
+      nb::arg("activation"), nb::arg("gate").noconvert(), nb::arg("up").noconvert(), nb::arg("out").noconvert(),
+      nb::arg("threads"));
+  m.def(
+      "rope",
+      [](Heads x, Positions positions, int32_t rotary, bool interleaved, double theta, double scale,
+         std::optional<Vector> freq_factors, OutHeads out, int32_t threads) {
+        int32_t code;
+        {
+          nb::gil_scoped_release release;
+          code = kvant_rope(x.data(), x.stride(0), x.stride(1), positions.data(), int64_t(x.shape(0)),
+                            int32_t(x.shape(1)), int32_t(x.shape(2)), rotary, interleaved, theta, scale,
+                            data_or_null(freq_factors), out.data(), out.stride(0), out.stride(1), threads);
+        }
+        check(code);
+      },
+      nb::arg("x").noconvert(), nb::arg("positions").noconvert(), nb::arg("rotary"), nb::arg("interleaved"),
+      nb::arg("theta"), nb::arg("scale"), nb::arg("freq_factors").none().noconvert(), nb::arg("out").noconvert(),
+      nb::arg("threads"));
+}
