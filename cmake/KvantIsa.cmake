@@ -6,11 +6,12 @@ set(KVANT_ISA_UNITS codec matmul ops probe)
 
 function(kvant_add_isas target)
   set(table
-    # name          tag        processor        flags
+    # name|tag|processor|flags; CONTRIBUTING.md has the other steps to a new one
     "scalar|Scalar|any|-O2 -fno-tree-vectorize -fno-tree-slp-vectorize"
     "avx2|Avx2|x86_64|-O3 -mavx2 -mfma -mf16c"
     "avx512vnni|Avx512Vnni|x86_64|-O3 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -mprefer-vector-width=512"
-    "neon_dotprod|NeonDotprod|aarch64|-O3 -march=armv8.2-a+dotprod+fp16")
+    "neon_dotprod|NeonDotprod|aarch64|-O3 -march=armv8.2-a+dotprod+fp16"
+    "neon_i8mm|NeonI8mm|aarch64|-O3 -march=armv8.2-a+dotprod+fp16+i8mm")
 
   string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
   if(processor MATCHES "amd64|x86_64")
@@ -39,6 +40,10 @@ function(kvant_add_isas target)
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       # gcc 12's own AVX-512 headers trip them.
       target_compile_options(kvant_isa_${name} PRIVATE -Wno-maybe-uninitialized -Wno-uninitialized)
+      if(wanted STREQUAL "aarch64")
+        # gcc would move loads so far ahead that sums no longer fit in registers.
+        target_compile_options(kvant_isa_${name} PRIVATE -fno-schedule-insns)
+      endif()
     endif()
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:kvant_isa_${name}>)
   endforeach()

@@ -7,3 +7,11 @@
 #define KVANT_MEMBER inline __attribute__((always_inline))
 // For lambdas in functions that are no templates on V: [&](int l) KVANT_LAMBDA { ... }
 #define KVANT_LAMBDA __attribute__((always_inline))
+
+// Before a loop of a few steps over an array that is to stay in registers: left to itself the compiler
+// unrolls long bodies too late, when the array is in memory for good.
+#if defined(__clang__)
+#define KVANT_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define KVANT_UNROLL _Pragma("GCC unroll 16")
+#endif

@@ -34,13 +34,31 @@ bool cpu_has_avx512vnni() {
 #endif
 }
 
+#if defined(__aarch64__) && defined(__APPLE__)
+static bool system_says(const char* feature) {
+  int has = 0;
+  size_t size = sizeof has;
+  return sysctlbyname(feature, &has, &size, nullptr, 0) == 0 && has;
+}
+#endif
+
 bool cpu_has_neon_dotprod() {
 #if defined(__aarch64__) && defined(__linux__)
   return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #elif defined(__aarch64__) && defined(__APPLE__)
-  int has = 0;
-  size_t size = sizeof has;
-  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, nullptr, 0) == 0 && has;
+  return system_says("hw.optional.arm.FEAT_DotProd");
+#else
+  return false;
+#endif
+}
+
+bool cpu_has_neon_i8mm() {
+#if defined(__aarch64__) && defined(__linux__)
+  // Not in the headers of older systems.
+  constexpr unsigned long kI8mm = 1UL << 13;
+  return cpu_has_neon_dotprod() && (getauxval(AT_HWCAP2) & kI8mm) != 0;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  return cpu_has_neon_dotprod() && system_says("hw.optional.arm.FEAT_I8MM");
 #else
   return false;
 #endif

@@ -21,6 +21,7 @@ namespace kvant {
 KVANT_KERNELS(avx512vnni)
 KVANT_KERNELS(avx2)
 #elif defined(__aarch64__)
+KVANT_KERNELS(neon_i8mm)
 KVANT_KERNELS(neon_dotprod)
 #endif
 KVANT_KERNELS(scalar)
@@ -37,6 +38,7 @@ constexpr Isa kIsas[] = {
     {&kernels_avx512vnni, cpu_has_avx512vnni},
     {&kernels_avx2, cpu_has_avx2},
 #elif defined(__aarch64__)
+    {&kernels_neon_i8mm, cpu_has_neon_i8mm},
     {&kernels_neon_dotprod, cpu_has_neon_dotprod},
 #endif
     {&kernels_scalar, [] { return true; }},

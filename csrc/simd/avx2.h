@@ -136,38 +136,47 @@ struct Avx2 {
   static constexpr int kWideOffset = 0;
   static constexpr int kTiles = 1, kColumns = 4;
   static constexpr int dot_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : max <= 63 ? 63 : max <= 127 ? 127 : 255; }
-  template <int kMax>
-  KVANT_INLINE I dot4(I sum, I codes, I q) {
-    // |codes| times q with the sign of the codes: at most 2 * 128 * 127, which fits sixteen bits.
-    const I pairs = kMax == 255 ? _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(q, codes))
-                                : _mm256_maddubs_epi16(codes, q);
-    return iadd(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  // A value that is computed where it stands: gcc puts off such additions until the last, and stores
+  // what is to be added.
+  KVANT_INLINE I here(I a) {
+    __asm__("" : "+x"(a));
+    return a;
   }
   // Products are added in pairs to sixteen bits; as many pairs are added up there as cannot overflow.
   template <int kSteps, int kMax, class Sum, int kT, int kC>
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
     constexpr int kFit = kMax == 255 ? 1 : 32767 / (2 * kMax * 127), kRun = kFit < kSteps ? kFit : kSteps;
     const I ones = _mm256_set1_epi16(1);
+    KVANT_UNROLL
     for (int t = 0; t < kT; ++t) {
+      KVANT_UNROLL
       for (int first = 0; first < kSteps; first += kRun) {
         I pairs[kC][2];
-        for (int s = first; s < first + kRun && s < kSteps; ++s) {
-          const uint8_t* code = codes + t * stride + 64 * s;
-          const I w[2] = {_mm256_loadu_si256((const __m256i*)code), _mm256_loadu_si256((const __m256i*)(code + 32))};
+        KVANT_UNROLL
+        for (int s = first; s < (first + kRun < kSteps ? first + kRun : kSteps); ++s) {
+          I w[2], size[2];
+          KVANT_UNROLL
+          for (int p = 0; p < 2; ++p) {
+            w[p] = _mm256_loadu_si256((const __m256i*)(codes + t * stride + 64 * s + 32 * p));
+            // |w| times x with the sign of w: at most 2 * 128 * 127, which fits.
+            size[p] = kMax == 255 ? _mm256_abs_epi8(w[p]) : w[p];
+          }
+          KVANT_UNROLL
           for (int c = 0; c < kC; ++c) {
             int32_t four;
             __builtin_memcpy(&four, q + 32 * c + 4 * s, 4);
             const I x = _mm256_set1_epi32(four);
+            KVANT_UNROLL
             for (int p = 0; p < 2; ++p) {
-              // |w| times x with the sign of w: at most 2 * 128 * 127, which fits.
-              const I product = kMax == 255 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[p]), _mm256_sign_epi8(x, w[p]))
-                                            : _mm256_maddubs_epi16(w[p], x);
-              pairs[c][p] = s == first ? product : _mm256_add_epi16(pairs[c][p], product);
+              const I product = _mm256_maddubs_epi16(size[p], kMax == 255 ? _mm256_sign_epi8(x, w[p]) : x);
+              pairs[c][p] = s == first ? product : here(_mm256_add_epi16(pairs[c][p], product));
             }
           }
         }
+        KVANT_UNROLL
         for (int c = 0; c < kC; ++c) {
-          for (int p = 0; p < 2; ++p) sum[t][c].v[p] = iadd(sum[t][c].v[p], _mm256_madd_epi16(pairs[c][p], ones));
+          KVANT_UNROLL
+          for (int p = 0; p < 2; ++p) sum[t][c].v[p] = here(iadd(sum[t][c].v[p], _mm256_madd_epi16(pairs[c][p], ones)));
         }
       }
     }

@@ -127,24 +127,33 @@ struct NeonDotprod {
   static constexpr int kWideOffset = 0;
   static constexpr int kTiles = 1, kColumns = 4;
   static constexpr int dot_class(int max) { return max == 255 ? 255 : 127; }
-  // Unsigned codes are at most 127, so signed bytes to the processor.
-  template <int kMax>
-  KVANT_INLINE I dot4(I sum, I codes, I q) {
-    return vdotq_s32(sum, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(q));
-  }
+  // Unsigned codes are at most 127, so signed bytes to the processor. Sixteen bytes of a column serve
+  // four steps, one lane each.
   template <int kSteps, int kMax, class Sum, int kT, int kC>
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+    static_assert(kSteps % 4 == 0);
+    KVANT_UNROLL
     for (int t = 0; t < kT; ++t) {
-      for (int s = 0; s < kSteps; ++s) {
+      KVANT_UNROLL
+      for (int s = 0; s < kSteps; s += 4) {
         const int8_t* code = reinterpret_cast<const int8_t*>(codes + t * stride + 64 * s);
-        const int8x16_t w[4] = {vld1q_s8(code), vld1q_s8(code + 16), vld1q_s8(code + 32), vld1q_s8(code + 48)};
-        for (int c = 0; c < kC; ++c) {
-          int32_t four;
-          __builtin_memcpy(&four, q + 32 * c + 4 * s, 4);
-          const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));
-          for (int p = 0; p < 4; ++p) sum[t][c].v[p] = vdotq_s32(sum[t][c].v[p], w[p], x);
-        }
+        int8x16_t x[kC];
+        KVANT_UNROLL
+        for (int c = 0; c < kC; ++c) x[c] = vld1q_s8(reinterpret_cast<const int8_t*>(q) + 32 * c + 4 * s);
+        dot_lane<0>(code, x, sum[t]);
+        dot_lane<1>(code + 64, x, sum[t]);
+        dot_lane<2>(code + 128, x, sum[t]);
+        dot_lane<3>(code + 192, x, sum[t]);
       }
+    }
+  }
+  template <int kLane, class Sum, int kC>
+  KVANT_INLINE void dot_lane(const int8_t* code, const int8x16_t (&x)[kC], Sum (&sum)[kC]) {
+    KVANT_UNROLL
+    for (int p = 0; p < 4; ++p) {
+      const int8x16_t w = vld1q_s8(code + 16 * p);
+      KVANT_UNROLL
+      for (int c = 0; c < kC; ++c) sum[c].v[p] = vdotq_laneq_s32(sum[c].v[p], w, x[c], kLane);
     }
   }
 

@@ -93,14 +93,6 @@ struct Scalar {
   static constexpr int kWideOffset = 0;
   static constexpr int kTiles = 1, kColumns = 4;
   static constexpr int dot_class(int max) { return max == 255 ? 255 : 127; }
-  template <int kMax>
-  KVANT_INLINE I dot4(I sum, I codes, I q) {
-    for (int i = 0; i < 32; i += 8) {
-      const auto code = uint8_t(uint32_t(codes) >> i);
-      sum += (kMax == 255 ? int8_t(code) : int(code)) * int8_t(uint32_t(q) >> i);
-    }
-    return sum;
-  }
   template <int kSteps, int kMax, class Sum, int kT, int kC>
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
     for (int t = 0; t < kT; ++t) {

@@ -141,7 +141,7 @@ struct Wide {
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, I (&sum)[kTiles][kColumns]) {
     N::template dot<kSteps, kMax>(codes, stride, q, sum);
   }
-  // One such step: four codes and four bytes of q in every lane.
+  // One such step, where kStreams: four codes and four bytes of q in every lane.
   template <int kMax>
   KVANT_INLINE I dot4(I sum, I codes, I q) { KVANT_EACH sum.v[p] = N::template dot4<kMax>(sum.v[p], codes.v[p], q.v[p]); return sum; }
   // Whether sums of a whole block fit the registers, so that codes need no tile between.

@@ -16,6 +16,7 @@ import kvant
 from support import ROOT
 
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-g++", "qemu-aarch64", "/usr/aarch64-linux-gnu"
+ISAS = ("neon_i8mm", "neon_dotprod", "scalar")
 
 
 def build() -> Path:
@@ -34,6 +35,16 @@ def build() -> Path:
 def run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+
+
+def number(format: str) -> int:
+    return kvant.format_info(format).number
+
+
+def shape(data: NDArray[np.uint8], format: str) -> tuple[int, int]:
+    """Rows and columns of packed rows."""
+    info = kvant.format_info(format)
+    return len(data), data.shape[1] // info.block_bytes * info.block
 
 
 class Server:
@@ -58,10 +69,11 @@ class Server:
         format: int = 0,
         rows: int = 0,
         cols: int = 0,
-        weighted: int = 0,
+        x_rows: int = 0,
+        option: int = 0,
     ) -> tuple[int, bytes]:
         assert self.process.stdin and self.process.stdout
-        head = struct.pack("<6q", op, format, rows, cols, weighted, len(payload))
+        head = struct.pack("<7q", op, format, rows, cols, x_rows, option, len(payload))
         self.process.stdin.write(head + payload)
         self.process.stdin.flush()
         code, size = struct.unpack("<2q", self.process.stdout.read(16))
@@ -79,24 +91,39 @@ class Server:
     ) -> NDArray[np.uint8]:
         rows, cols = x.shape
         payload = x.tobytes() + (b"" if weights is None else weights.tobytes())
-        number = kvant.format_info(format).number
-        code, out = self.call(2, payload, number, rows, cols, weights is not None)
+        code, out = self.call(2, payload, number(format), rows, cols, option=weights is not None)
         assert code == 0
         return np.frombuffer(out, np.uint8).reshape(rows, -1)
 
     def decode(self, data: NDArray[np.uint8], format: str) -> NDArray[np.float32]:
-        info = kvant.format_info(format)
-        rows, cols = len(data), data.shape[1] // info.block_bytes * info.block
-        code, out = self.call(3, data.tobytes(), info.number, rows, cols)
+        rows, cols = shape(data, format)
+        code, out = self.call(3, data.tobytes(), number(format), rows, cols)
         assert code == 0
         return np.frombuffer(out, np.float32).reshape(rows, cols)
 
     def first_invalid(self, data: NDArray[np.uint8], format: str) -> int:
-        info = kvant.format_info(format)
-        rows, cols = len(data), data.shape[1] // info.block_bytes * info.block
-        code, out = self.call(4, data.tobytes(), info.number, rows, cols)
+        code, out = self.call(4, data.tobytes(), number(format), *shape(data, format))
         assert code == 0
         return int(struct.unpack("<q", out)[0])
+
+    def pack(self, data: NDArray[np.uint8], format: str) -> bytes:
+        code, out = self.call(5, data.tobytes(), number(format), *shape(data, format))
+        assert code == 0
+        return out
+
+    def unpack(self, packed: bytes, format: str, rows: int, cols: int) -> NDArray[np.uint8]:
+        code, out = self.call(6, packed, number(format), rows, cols)
+        assert code == 0
+        return np.frombuffer(out, np.uint8).reshape(rows, -1)
+
+    def matmul(
+        self, x: NDArray[np.float32], weights: bytes, format: str, rows: int, packed: bool, act: str
+    ) -> NDArray[np.float32]:
+        option = packed + 2 * (act == "f32")
+        payload = x.tobytes() + weights
+        code, out = self.call(7, payload, number(format), rows, x.shape[1], len(x), option)
+        assert code == 0
+        return np.frombuffer(out, np.float32).reshape(len(x), rows)
 
     def floats(self, op: int, x: NDArray[np.float32], payload: bytes, format: int = 0) -> Any:
         """An operation on rows of f32 that gives an array of the same shape."""
@@ -105,15 +132,15 @@ class Server:
         return np.frombuffer(out, np.float32).reshape(x.shape)
 
     def rms_norm(self, x: NDArray[np.float32], weight: NDArray[np.float32]) -> Any:
-        return self.floats(5, x, x.tobytes() + weight.tobytes())
+        return self.floats(8, x, x.tobytes() + weight.tobytes())
 
     def softmax(self, x: NDArray[np.float32]) -> Any:
-        return self.floats(6, x, x.tobytes())
+        return self.floats(9, x, x.tobytes())
 
     def activation_mul(
         self, gate: NDArray[np.float32], up: NDArray[np.float32], number: int
     ) -> Any:
-        return self.floats(7, gate, gate.tobytes() + up.tobytes(), number)
+        return self.floats(10, gate, gate.tobytes() + up.tobytes(), number)
 
     def rope(self, x: NDArray[np.float32], positions: NDArray[np.int64], interleaved: bool) -> Any:
-        return self.floats(8, x, positions.tobytes() + x.tobytes(), int(interleaved))
+        return self.floats(11, x, positions.tobytes() + x.tobytes(), int(interleaved))

@@ -18,9 +18,16 @@ UNITS = re.findall(r"KVANT_ISA_UNITS ([\w ]+)\)", LISTED)[0].split()
 
 def sources(isa, unit):
     """Files that an object of an ISA is made from."""
-    names = ["base/contracts.h", "base/f16.h", "simd/vec.h", f"simd/{isa}.h", f"isa/{unit}.cpp"]
+    names = ["base/contracts.h", "base/f16.h", *headers(f"simd/{isa}.h"), f"isa/{unit}.cpp"]
     shared = [p for room in ("formats", "kernels") for p in (ROOT / "csrc" / room).glob("*.h")]
     return [ROOT / "csrc" / name for name in names] + shared
+
+
+def headers(name):
+    """A header of simd/ and those of simd/ it is built on."""
+    text = (ROOT / "csrc" / name).read_text()
+    below = re.findall(r'^#include "(simd/\w+\.h)"', text, re.M)
+    return {name}.union(*map(headers, below))
 
 
 def symbols(path):

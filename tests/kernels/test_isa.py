@@ -14,8 +14,8 @@ def test_the_list_is_best_first_and_ends_with_scalar():
     names = [i.name for i in kvant.isa.listed()]
     wanted = {
         "x86_64": ["avx512vnni", "avx2", "scalar"],
-        "aarch64": ["neon_dotprod", "scalar"],
-        "arm64": ["neon_dotprod", "scalar"],
+        "aarch64": ["neon_i8mm", "neon_dotprod", "scalar"],
+        "arm64": ["neon_i8mm", "neon_dotprod", "scalar"],
     }
     assert names == wanted.get(platform.machine(), ["scalar"])
     assert kvant.isa.listed()[-1].supported
