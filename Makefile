@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS ?= 600
+ASAN_VENV ?= .venv-asan
 
 # What the installed package is made of: when any of it is newer, the package is built again.
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake) $(shell find csrc src -type f)
 
-.PHONY: demo test lint test-arm oracle bench fuzz stubs clean
+.PHONY: demo test lint test-arm test-asan oracle bench fuzz stubs clean
 
 demo: $(VENV)/.lab
 	$(BIN)/kvant demo
@@ -25,6 +26,15 @@ lint: $(VENV)/.dev
 # apt-get install g++-aarch64-linux-gnu qemu-user
 test-arm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m arm tests/arm
+
+# The kernels and the borders under AddressSanitizer and UndefinedBehaviorSanitizer of gcc, installed
+# beside the usual package. libstdc++ stands with libasan, which must know its __cxa_throw.
+# A limit of address space cannot hold where ASan maps terabytes.
+test-asan: $(ASAN_VENV)/.dev
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 HYPOTHESIS_PROFILE=few KVANT_THREADS=2 \
+	$(ASAN_VENV)/bin/python -m pytest tests/kernels tests/border -k "not gives_no_more_threads"
 
 # The checks against third parties at full size, and those that need llama.cpp, torch, transformers.
 oracle: $(VENV)/.peers
@@ -53,9 +63,15 @@ $(VENV)/.dev: $(BIN)/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $@ $(VENV)/.lab
 
+$(ASAN_VENV)/.dev: $(SOURCES)
+	$(PYTHON) -m venv $(ASAN_VENV)
+	CC=gcc CXX=g++ $(ASAN_VENV)/bin/python -m pip install --quiet -e ".[dev]" \
+		-C cmake.define.KVANT_SANITIZE=address,undefined -C build-dir="build-asan/{wheel_tag}"
+	@touch $@
+
 $(VENV)/.peers: $(VENV)/.dev
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BIN)/python -m pip install --quiet -e ".[peers]"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(ASAN_VENV) build build-asan dist

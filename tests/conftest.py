@@ -18,6 +18,7 @@ collect_ignore_glob = ["*conftest.py"]
 
 # The isa fixture is the same for every example of a test, as it should be.
 _CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+settings.register_profile("few", max_examples=5, deadline=None, suppress_health_check=_CALM)
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=_CALM)
 settings.register_profile(
     "ci", max_examples=200, deadline=None, derandomize=True, suppress_health_check=_CALM

@@ -22,6 +22,7 @@ CANONICAL_NAN = 0x7FC00000
 # near: weights of like size, so that every block shows in the sums, some of equal bytes throughout;
 # finite: of any size; any: also scales that are no numbers.
 KINDS = ("near", "finite", "any")
+_POOL = 300
 _LIMITS = {"near": (2.0**-8, 2.0**8), "finite": (-1.0, np.inf)}
 
 
@@ -45,14 +46,19 @@ def _uniform_blocks(name: str, base: U8) -> list[U8]:
 
 @functools.cache
 def block_pool(name: str, kind: str) -> U8:
-    """Some hundred blocks of bytes; of the kind `near`, those of `uniform_blocks` come last."""
+    """Some hundred blocks of bytes; of the kind `near`, those of `end_blocks` come last."""
     size, rng = FORMATS[name].block_bytes, np.random.default_rng(len(name))
-    blocks = rng.integers(0, 256, (300, size), np.uint8)
+    blocks = rng.integers(0, 256, (_POOL, size), np.uint8)
     while kind != "any" and not (fit := _fits(name, kind, blocks)).all():
         blocks[~fit] = rng.integers(0, 256, ((~fit).sum(), size), np.uint8)
     if kind == "near":
         blocks = np.concatenate([blocks, *(b[None] for b in _uniform_blocks(name, blocks[0]))])
     return blocks
+
+
+def end_blocks(name: str) -> U8:
+    """Those of the pool whose codes stand at the ends of their range."""
+    return block_pool(name, "near")[_POOL:]
 
 
 def weights(name: str, rows: int, cols: int, seed: int, kind: str = "near") -> kvant.QTensor:

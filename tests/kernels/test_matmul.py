@@ -11,10 +11,10 @@ from product_cases import (
     PLAIN,
     activations,
     acts,
-    block_pool,
     check,
     cols_near,
     dtypes,
+    end_blocks,
     families,
     kinds,
     layouts,
@@ -84,8 +84,7 @@ def test_rows_so_long_that_few_fit_a_group():
 @pytest.mark.parametrize("name", BLOCKS)
 def test_the_largest_sums(name):
     """Codes and activations at the ends of their ranges, of one sign: nothing saturates."""
-    pool = block_pool(name, "near")
-    ends = pool[300:]
+    ends = end_blocks(name)
     assert len(ends) >= 2
     data = np.repeat(ends, 2, axis=0).reshape(len(ends), -1)
     q = kvant.QTensor(data, name, (len(ends), 2 * kvant.format_info(name).block))
@@ -121,9 +120,9 @@ def test_a_row_has_the_same_product_alone_and_among_others(name, seed, n, length
         check(f"row {row}", kvant.matmul(x[row], packed, act=act), whole[row])
     some = rng.permutation(m)[: m // 2 + 1]
     check("some rows", kvant.matmul(x[some], q, act=act), whole[some])
-    outputs = rng.permutation(n)[: n // 2 + 1]
-    chosen = kvant.QTensor(q.data[outputs], name, (len(outputs), k))
-    check("some outputs", kvant.matmul(x, chosen, act=act), whole[:, outputs])
+    picked = rng.permutation(n)[: n // 2 + 1]
+    chosen = kvant.QTensor(q.data[picked], name, (len(picked), k))
+    check("some outputs", kvant.matmul(x, chosen, act=act), whole[:, picked])
 
 
 @pytest.mark.parametrize("name", NAMES)
