@@ -62,7 +62,8 @@ def matmul_experts(
     >>> import numpy as np, kvant
     >>> ones = np.ones((2, 1, 32), np.float32)
     >>> experts = kvant.quantize(ones * np.float32([[[1]], [[2]]]), "f32").pack()
-    >>> kvant.matmul_experts(np.ones((3, 32), np.float32), experts, [[0, 1], [1, 1], [0, 0]])[..., 0]
+    >>> x, ids = np.ones((3, 32), np.float32), [[0, 1], [1, 1], [0, 0]]
+    >>> kvant.matmul_experts(x, experts, ids)[..., 0]
     array([[32., 64.],
            [64., 64.],
            [32., 32.]], dtype=float32)
@@ -114,7 +115,8 @@ def expert_ids(function: str, ids: ArrayLike) -> NDArray[np.int64]:
     chosen = np.asarray(ids)
     if chosen.ndim == 0 or (chosen.size and chosen.dtype.kind not in "iu"):
         raise ShapeError(
-            f"[{function}] expected whole numbers [m, top] for ids, got {chosen.dtype} {chosen.shape}"
+            f"[{function}] expected whole numbers [m, top] for ids, "
+            f"got {chosen.dtype} {chosen.shape}"
         )
     return np.require(chosen, np.int64, ["C", "ALIGNED"])
 

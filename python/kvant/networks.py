@@ -154,7 +154,8 @@ def moe_ffn(
     --------
     >>> import numpy as np, kvant
     >>> eye = np.stack([np.eye(32, dtype=np.float32)] * 2)
-    >>> w, down = kvant.quantize(eye, "f32"), kvant.quantize(eye * np.float32([[[1]], [[2]]]), "f32")
+    >>> w = kvant.quantize(eye, "f32")
+    >>> down = kvant.quantize(eye * np.float32([[[1]], [[2]]]), "f32")
     >>> x, ids, weights = np.full(32, 3, np.float32), [0, 1], np.float32([0.5, 0.25])
     >>> kvant.moe_ffn(x, w, w, down, ids, weights, activation="relu")[:2]
     array([9., 9.], dtype=float32)

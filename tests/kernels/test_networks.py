@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused(call, message):
 
 @pytest.mark.parametrize("call", [dense(activation="tanh"), moe(activation="tanh")])
 def test_unknown_activations(call):
-    with pytest.raises(kvant.FormatError, match="expected activation silu, gelu, .*got 'tanh'"):
+    with pytest.raises(kvant.FormatError, match=r"expected activation silu, gelu, .*got 'tanh'"):
         call()
 
 
