@@ -110,9 +110,9 @@ KVANT_EXPORT int32_t kvant_unpack(int32_t format, const uint8_t* packed, int64_t
 KVANT_EXPORT int32_t kvant_matmul(const void* x, int32_t type, int64_t x_rows, int64_t cols, int64_t x_stride,
                                   const kvant_product* products, int32_t count, int32_t activation, int32_t threads) {
   if (count < 0 || count > kMostProducts) return fail(Code::bad_shape, "from 0 to 16 products in a call");
-  if (x_rows > kMostRows) return fail(Code::bad_shape, "too many rows");
   KVANT_CHECK(check_inputs(activation));
   KVANT_CHECK(check_matrix(0, x_rows, cols, type));
+  if (x_rows > kMostRows) return fail(Code::bad_shape, "too many rows");
   KVANT_CHECK(check_aligned(x, type));
   ProductOutput out[kMostProducts];
   for (int32_t i = 0; i < count; ++i) {

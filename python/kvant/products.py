@@ -143,7 +143,9 @@ def matmul_many(
             raise _wrong_columns("matmul", (*leading, matrix.shape[1]), w)
         shape = (*leading, handle.rows)
         given = None if out is None else out[i]
-        results.append(np.empty(shape, np.float32) if given is None else checked_out("matmul", given, shape))
+        results.append(
+            np.empty(shape, np.float32) if given is None else checked_out("matmul", given, shape)
+        )
     _core.matmul_many(
         matrix.ctypes.data,
         kind,

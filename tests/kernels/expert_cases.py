@@ -30,7 +30,7 @@ def stack(
 
 
 def routed(m: int, top: int, count: int, seed: int) -> tuple[NDArray[np.int64], F32]:
-    """Ids, one perhaps repeatedly and the last expert rarely, and weights of both signs."""
+    """Ids, some of them repeated and the last expert rarely, and weights of both signs."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, max(count - 1, 1), (m, top))
     if seed % 3 == 0:

@@ -86,7 +86,7 @@ def network(formats, count, hidden, n, seed, k=None):
     gate, up, down = formats
     blocks = [kvant.format_info(name).block for name in formats]
     hidden = hidden if hidden % blocks[2] == 0 else 256
-    k = k or max(blocks[0], blocks[1], 96 if max(blocks[:2]) < 256 else 256)
+    k = k or max(blocks[0], blocks[1], 96 if max(blocks[:2]) <= 32 else 64)
     return (
         stack(gate, count, hidden, k, seed),
         stack(up, count, hidden, k, seed + 1),

@@ -89,9 +89,13 @@ class Ggml:
         self.cpu = ffi.dlopen(str(_shared(folder, "ggml-cpu")))
         # It would write about every tensor that it lays out anew.
         self._silence = ffi.callback("void(int, const char*, void*)", lambda *_: None)
-        self.base.ggml_log_set(self._silence, ffi.NULL)
+        self.silence()
         self.cpu.ggml_cpu_init()
         self.version: str = ffi.string(self.base.ggml_version()).decode()
+
+    def silence(self) -> None:
+        """Log nothing; others in this process may have set their own since."""
+        self.base.ggml_log_set(self._silence, self.ffi.NULL)
 
     def knows(self, info: FormatInfo) -> bool:
         """Whether this build has the type; asked for one it lacks, ggml would end the process."""
@@ -212,6 +216,7 @@ class Product:
 
     def repack(self, data: U8) -> bool:
         """Move the weights into a buffer that lays them out anew; False where there is none."""
+        self._peer.silence()
         ffi, base, kind = self._peer.ffi, self._peer.base, self._peer.repacking()
         if kind is None:
             return False
