@@ -18,8 +18,10 @@ struct Weights {
   Weights() = default;
   Weights(const uint8_t* data_, int32_t format_, int64_t rows_, int64_t cols_, bool packed_)
       : data(data_), format(format_), rows(rows_), cols(cols_), packed(packed_) {
-    block = kFormats.row[format].block;
-    block_bytes = kFormats.row[format].block_bytes;
+    // A format that there is not is refused elsewhere.
+    const FormatInfo& info = kFormats.row[format >= 0 && format < kFormatCount ? format : 0];
+    block = info.block;
+    block_bytes = info.block_bytes;
     row_bytes = cols / block * block_bytes;
     tile_bytes = (16 * row_bytes + 63) / 64 * 64;
     chunk_bytes = 256 / block * block_bytes;
