@@ -21,7 +21,7 @@ _CALM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile("few", max_examples=5, deadline=None, suppress_health_check=_CALM)
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=_CALM)
 settings.register_profile(
-    "ci", max_examples=200, deadline=None, derandomize=True, suppress_health_check=_CALM
+    "ci", max_examples=30, deadline=None, derandomize=True, suppress_health_check=_CALM
 )
 settings.register_profile("deep", max_examples=2000, deadline=None, suppress_health_check=_CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
