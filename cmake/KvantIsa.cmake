@@ -3,6 +3,9 @@
 # library of its own, without link-time optimization, so that no instruction of it can move into code
 # that runs everywhere.
 set(KVANT_ISA_UNITS codec matmul ops probe)
+# An ISA that is another one but for products compiles those only; select.cpp names the other.
+set(KVANT_ISA_UNITS_neon_i8mm matmul)
+set(KVANT_ISA_OPTIMIZE "" CACHE STRING "Optimization of these units instead of their own, for builds that only test")
 
 function(kvant_add_isas target)
   set(table
@@ -30,11 +33,17 @@ function(kvant_add_isas target)
       continue()
     endif()
     separate_arguments(flags)
-    if(KVANT_SANITIZE)
+    if(KVANT_ISA_OPTIMIZE)
+      list(TRANSFORM flags REPLACE "^-O.$" "${KVANT_ISA_OPTIMIZE}")
+    elseif(KVANT_SANITIZE)
       # Checks make the loops so large that -O3 compiles for very long.
       list(TRANSFORM flags REPLACE "^-O.$" "-O1")
     endif()
-    list(TRANSFORM KVANT_ISA_UNITS REPLACE "(.+)" "csrc/isa/\\1.cpp" OUTPUT_VARIABLE units)
+    set(units ${KVANT_ISA_UNITS})
+    if(DEFINED KVANT_ISA_UNITS_${name})
+      set(units ${KVANT_ISA_UNITS_${name}})
+    endif()
+    list(TRANSFORM units REPLACE "(.+)" "csrc/isa/\\1.cpp")
     add_library(kvant_isa_${name} OBJECT ${units})
     target_include_directories(kvant_isa_${name} PRIVATE csrc)
     target_compile_definitions(kvant_isa_${name} PRIVATE

@@ -8,21 +8,24 @@
 
 namespace kvant {
 
-// The tables of one ISA, from the objects that were compiled for it.
+// The tables of one ISA, from the objects that were compiled for it: its own products, the rest of
+// `base`.
+#define KVANT_KERNELS_ON(base, isa)                                                                \
+  extern const MatmulKernels kernels_matmul_##isa;                                               \
+  static constexpr Kernels kernels_##isa = {#isa, &kernels_codec_##base, &kernels_matmul_##isa,  \
+                                            &kernels_ops_##base, &kernels_probe_##base};
 #define KVANT_KERNELS(isa)                                                                       \
   extern const CodecKernels kernels_codec_##isa;                                                 \
-  extern const MatmulKernels kernels_matmul_##isa;                                               \
   extern const OpKernels kernels_ops_##isa;                                                      \
   extern const ProbeKernels kernels_probe_##isa;                                                 \
-  static constexpr Kernels kernels_##isa = {#isa, &kernels_codec_##isa, &kernels_matmul_##isa,   \
-                                            &kernels_ops_##isa, &kernels_probe_##isa};
+  KVANT_KERNELS_ON(isa, isa)
 
 #if defined(__x86_64__)
 KVANT_KERNELS(avx512vnni)
 KVANT_KERNELS(avx2)
 #elif defined(__aarch64__)
-KVANT_KERNELS(neon_i8mm)
 KVANT_KERNELS(neon_dotprod)
+KVANT_KERNELS_ON(neon_dotprod, neon_i8mm)
 #endif
 KVANT_KERNELS(scalar)
 
