@@ -70,7 +70,7 @@ def matmul(
     >>> (x @ w.T).shape
     (64,)
     """
-    matrix = w.matrix()
+    matrix = _matrix("matmul", w)
     if (
         type(x) is np.ndarray
         and x.dtype == np.float32
@@ -136,7 +136,7 @@ def matmul_many(
         )
     if out is not None and len(out) != len(weights):
         raise ShapeError(f"[matmul_many] expected {len(weights)} arrays as out, got {len(out)}")
-    handles = [w.matrix() for w in weights]
+    handles = [_matrix("matmul_many", w) for w in weights]
     results = []
     for i, (w, handle) in enumerate(zip(weights, handles, strict=True)):
         if handle.cols != matrix.shape[1]:
@@ -166,6 +166,14 @@ def act_number(function: str, act: str) -> int:
     if number is None:
         raise ShapeError(f"[{function}] expected act to be 'q8' or 'f32', got {act!r}")
     return number
+
+
+def _matrix(function: str, w: Any) -> _core.Matrix:
+    if not isinstance(w, QTensor | PackedTensor):
+        raise ShapeError(
+            f"[{function}] expected weights as QTensor or PackedTensor, got {type(w).__name__}"
+        )
+    return w.matrix()
 
 
 def _wrong_columns(function: str, shape: tuple[int, ...], w: QTensor | PackedTensor) -> ShapeError:

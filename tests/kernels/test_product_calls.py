@@ -206,3 +206,10 @@ print("fine")
 def test_forked_children_multiply():
     done = run_python(FORK, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("fine", "")
+
+
+def test_weights_must_be_quantized():
+    x = np.ones((1, 32), np.float32)
+    for call in (lambda: kvant.matmul(x, x), lambda: kvant.matmul_many(x, [x])):
+        with pytest.raises(kvant.ShapeError, match="expected weights as QTensor or PackedTensor"):
+            call()
