@@ -183,7 +183,8 @@ struct IQ4_XS {
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
     const auto dh = in.scale_word(0), nibbles = in.scale_word(4);
-    const auto d = V::low_half(dh), four = V::splat_i(15), two = V::splat_i(0x30);
+    const auto d = V::low_half(dh);
+    const auto four = V::splat_i(15), two = V::splat_i(0x30);
     const auto put = [&](int b, auto low, auto high) KVANT_LAMBDA {
       const auto s = (low & four) | (high & two);
       out.put_scale(b, d * V::to_f32(s - V::splat_i(32)));

@@ -68,7 +68,11 @@ struct NeonDotprod {
   KVANT_INLINE M ieq(I a, I b) { return vceqq_s32(a, b); }
   KVANT_INLINE I iselect(M m, I a, I b) { return vbslq_s32(m, a, b); }
   template <int S> KVANT_INLINE I shl(I a) { return vshlq_n_s32(a, S); }
-  template <int S> KVANT_INLINE I shr(I a) { return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), S)); }
+  template <int S> KVANT_INLINE I shr(I a) {
+    // There is no shift by nothing.
+    if constexpr (S == 0) return a;
+    else return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), S));
+  }
   KVANT_INLINE F to_f32(I a) { return vcvtq_f32_s32(a); }
   KVANT_INLINE I trunc(F a) {
     // vcvtq saturates and sends NaN to zero; vec.h promises INT32_MIN for both.
