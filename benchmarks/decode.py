@@ -14,7 +14,7 @@ from kvant.bench.timing import Task, Times, fastest, ratio, turns, waited
 from . import peers
 from .bars import Check, gguf_py_bar, store_bar
 from .cases import COLS, Settings, packed_rows
-from .library import library
+from .native import library
 from .probes import buffer, store_tasks, traffic_task
 from .section import Section, cell, mark, names
 

@@ -14,7 +14,7 @@ from kvant.bench.timing import Task, Times, fastest, ratio, turns, waited
 from . import peers
 from .bars import Check, encode_bar, fastest_bar
 from .cases import Settings, importance, weights
-from .library import library
+from .native import library
 from .probes import buffer
 from .section import Section, cell, mark, names
 
