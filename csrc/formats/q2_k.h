@@ -24,13 +24,14 @@ struct Q2_K {
 
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {
-    const auto dm = in.scale_word(16), low = splat_bytes<V>(15);
+    const auto dm = in.scale_word(16);
     const auto d = V::low_half(dm), dmin = V::neg(V::low_half(dm.template shr<16>()));
     each_place<V, 4>([&](int q) KVANT_LAMBDA {
       const auto w = in.scale_word(4 * q);
-      each_byte<V>(w & low, [&](int j, auto s) KVANT_LAMBDA { out.put_scale(4 * q + j, d * V::to_f32(s)); });
-      each_byte<V>(w.template shr<4>() & low,
-                   [&](int j, auto m) KVANT_LAMBDA { out.put_neg_min(4 * q + j, dmin * V::to_f32(m)); });
+      each<4>([&]<int j>() KVANT_LAMBDA {
+        out.put_scale(4 * q + j, d * V::low_nibble(w.template shr<8 * j>()));
+        out.put_neg_min(4 * q + j, dmin * V::low_nibble(w.template shr<8 * j + 4>()));
+      });
     });
     expand_pairs256<V>(in, 0, out);
   }

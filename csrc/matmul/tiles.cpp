@@ -43,6 +43,7 @@ void multiply_some(const MatmulKernels& k, const Product& product, const Weights
   const FormatProducts& format = k.format[w.format];
   const int whole = int(x.rows / x.width), rest = int(x.rows % x.width), panels = whole + (rest > 0);
   float* rest_sums = memory.sums + int64_t(whole) * x.width * tiles * kTileRows;
+  if (w.chunks() == 0) memset(memory.sums, 0, size_t(x.rows * tiles) * kTileRows * sizeof(float));
   for (int64_t c = 0; c < w.chunks(); ++c) {
     const int blocks = w.chunk_blocks(c), columns = blocks * w.block, steps = columns / 32;
     const uint8_t *whole_x = x.at(c, 0), *rest_x = x.at(c, int64_t(whole) * x.width);

@@ -200,6 +200,8 @@ struct Avx2 {
     }
   }
 
+  KVANT_INLINE F low_nibble(I a) { return to_f32(iand(a, isplat(15))); }
+
   KVANT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   KVANT_INLINE F swap_pairs(F a) { return _mm256_permute_ps(a, 0xb1); }
 

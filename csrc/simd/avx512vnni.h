@@ -163,6 +163,9 @@ struct Avx512Vnni {
     for (int j = 0; j < 4; ++j) _mm512_storeu_si512(out + 64 * j, quads[j]);
   }
 
+  KVANT_INLINE F low_nibble(I a) {
+    return _mm512_permutexvar_ps(a, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  }
   KVANT_INLINE F table32(const float* table, I index) {
     return _mm512_permutex2var_ps(_mm512_load_ps(table), index, _mm512_load_ps(table + 16));
   }

@@ -178,6 +178,8 @@ struct NeonDotprod {
     }
   }
 
+  KVANT_INLINE F low_nibble(I a) { return to_f32(iand(a, isplat(15))); }
+
   KVANT_INLINE F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   KVANT_INLINE F swap_pairs(F a) { return vrev64q_f32(a); }
 

@@ -124,6 +124,8 @@ struct Scalar {
     for (int i = 0; i < count; ++i) codes[i] = table[codes[i]];
   }
 
+  KVANT_INLINE F low_nibble(I a) { return to_f32(iand(a, isplat(15))); }
+
   KVANT_INLINE F fma(F a, F b, F c) { return __builtin_fmaf(a, b, c); }
 
   // For kernels/probe.h: a product of four bytes as a program without vectors computes it.

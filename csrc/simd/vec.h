@@ -158,6 +158,9 @@ struct Wide {
     KVANT_EACH N::store_quads(out, p, a.v[p], b.v[p], c.v[p], d.v[p]);
   }
 
+  // The low four bits of every lane as a float.
+  KVANT_INLINE F low_nibble(I a) { F r; KVANT_EACH r.v[p] = N::low_nibble(a.v[p]); return r; }
+
   // table[index], index in 0..31; only where kHasTables.
   KVANT_INLINE F table32(const float* table, I index) { F r; KVANT_EACH r.v[p] = N::table32(table, index.v[p]); return r; }
 
