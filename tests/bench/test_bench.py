@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import kvant
@@ -151,25 +150,6 @@ def test_ggml_stands_beside(part: str, tmp_path: Path, capsys: Capture) -> None:
     for row in rows:
         assert row["ggml"]["value"] > 0 and row["ggml"]["times"]["median"] > 0
         check_row(row)
-
-
-@pytest.mark.parametrize("repack", [False, True])
-@pytest.mark.parametrize("format", ["q4_0", "q8_0", "q4_k", "mxfp4", "f16"])
-def test_ggml_multiplies_the_same_bytes(format: str, repack: bool) -> None:
-    peer = ggml()
-    if peer is None:
-        pytest.skip("needs llama-cpp-python and cffi")
-    rng = np.random.default_rng(0)
-    q = kvant.quantize(rng.standard_normal((64, 512), np.float32), format)
-    x = rng.standard_normal((3, 512), np.float32)
-    product = peer.product(q.info, q.data, x, 2, repack=repack)
-    if product is None:
-        assert repack
-        return
-    product()
-    wanted = x @ q.dequantize().T
-    assert np.abs(product.out - wanted).max() < 0.02 * np.abs(wanted).max()
-    product.close()
 
 
 def test_ctrl_c_keeps_what_was_measured(
