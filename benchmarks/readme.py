@@ -71,7 +71,8 @@ def render(numbers: dict[str, Any]) -> str:
         f"Matrix products, weights {n} x {k} that come from memory (`{numbers['command']}` on "
         f"{heading(about)}). *of read*: share of the bandwidth of a read loop; *of peak*: share of "
         "the peak of int8 in registers; *of roof*: share of the lower of that peak and what this "
-        "bandwidth allows; each measured in turns with the product. "
+        "bandwidth allows; each measured in turns with the product, with as many threads: "
+        f"{max(numbers['settings']['threads'])} where nothing else is said. "
     )
     if peer == "absent":
         text += "llama-cpp-python was not installed: nothing stands beside."
@@ -94,53 +95,43 @@ def _prose(text: str) -> str:
 
 
 def _table(rows: list[Row]) -> str:
-    threads = sorted({r["threads"] for r in rows})
-    tokens = sorted({r["m"] for r in rows})
+    threads, tokens = (sorted({r[key] for r in rows}) for key in ("threads", "m"))
+    most = threads[-1]
     peers = [name for name in _PEERS if any(name in r for r in rows)]
     found = {(r["format"], r["m"], r["threads"], r.get("weights", "packed")): r for r in rows}
-    formats = [f for f in _FORMATS if any(r["format"] == f for r in rows)]
-    both = any(r.get("weights") == "unpacked" and r["m"] == 1 for r in rows)
-    lines = []
-    for format in formats:
-        cells = [format]
-        for m in tokens:
-            mine = [found.get((format, m, n, "packed")) for n in threads]
-            last = mine[-1]
-            if m == 1:
-                cells.append(" / ".join(_share(r, "of_limit") for r in mine))
-                if both:
-                    cells.append(
-                        _share(found.get((format, 1, threads[-1], "unpacked")), "of_limit")
-                    )
-            else:
-                cells.append(f"{_share(last, 'of_limit')} / {_share(last, 'of_roofline')}")
-            if peers:
-                cells.append(_times(last, peers))
-        lines.append(cells)
-    head = ["format"]
+    head, columns = ["format"], []
     for m in tokens:
+        packed = (m, most, "packed")
         if m == 1:
-            head.append(f"m = 1: of read, {' / '.join(map(str, threads))} threads")
-            head += ["unpacked"] * both
+            head.append(f"m = 1: of read, threads {' / '.join(map(str, threads))}")
+            columns.append([((m, n, "packed"), "of_limit") for n in threads])
+            if any(r.get("weights") == "unpacked" and r["m"] == 1 for r in rows):
+                head.append("unpacked")
+                columns.append([((m, most, "unpacked"), "of_limit")])
         else:
             head.append(f"m = {m}: of peak / of roof")
+            columns.append([(packed, "of_limit"), (packed, "of_roofline")])
         if peers:
             head.append(f"x {' / '.join(_PEERS[name] for name in peers)}")
+            columns.append([(packed, name) for name in peers])
+    formats = [f for f in _FORMATS if any(r["format"] == f for r in rows)]
+    lines = [[f, *(_cell(found, f, column) for column in columns)] for f in formats]
     return "\n".join(f"| {' | '.join(c)} |" for c in (head, ["---"] * len(head), *lines))
 
 
-def _share(row: Row | None, key: str) -> str:
-    return f"{row[key]['median']:.2f}" if row else "-"
+def _cell(found: dict[Any, Row], format: str, column: list[tuple[tuple[Any, ...], str]]) -> str:
+    """Numbers of one or more rows; none for a peer that did not do the work."""
+    rows = [(found.get((format, *where), {}), key) for where, key in column]
+    return " / ".join(_number(row[key]) for row, key in rows if key in row) or "-"
 
 
-def _times(row: Row | None, peers: list[str]) -> str:
-    """How many times faster, of each peer that did the work.
+def _number(value: dict[str, Any]) -> str:
+    """A share of a limit, or how many times faster than a peer.
 
-    >>> _times({"ggml": {"times": {"median": 1.27}}}, ["ggml", "ggml repack"])
-    '1.3'
+    >>> _number({"median": 0.954}), _number({"times": {"median": 1.27}})
+    ('0.95', '1.3')
     """
-    texts = [f"{row[name]['times']['median']:.1f}" for name in peers if row and name in row]
-    return " / ".join(texts) or "-"
+    return f"{value['times']['median']:.1f}" if "times" in value else f"{value['median']:.2f}"
 
 
 if __name__ == "__main__":

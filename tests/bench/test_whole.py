@@ -137,7 +137,7 @@ def numbers() -> dict[str, Any]:
         "complete": True,
         "command": "make bench",
         "machine": about,
-        "settings": {"shape": [64, 256], "experts": [4, 2, 256, 256]},
+        "settings": {"shape": [64, 256], "experts": [4, 2, 256, 256], "threads": [1, 2]},
         "sections": {"matmul": {"rows": products}, "experts": {"rows": experts}},
     }
 
@@ -157,12 +157,12 @@ def test_readme_gets_the_tables_of_a_report(numbers: dict[str, Any], tmp_path: P
         assert block.strip() == module.render(numbers)
     tables = [line for line in block.splitlines() if line.startswith("|")]
     assert tables == [
-        "| format | m = 1: of read, 1 / 2 threads | unpacked | x ggml / repacked "
+        "| format | m = 1: of read, threads 1 / 2 | unpacked | x ggml / repacked "
         "| m = 8: of peak / of roof | x ggml / repacked |",
         "| --- | --- | --- | --- | --- | --- |",
         "| q4_0 | 0.75 / 0.50 | 0.25 | 2.0 / 1.5 | 0.12 / 0.06 | 2.0 / 1.5 |",
-        "| q8_0 | 1.00 / 1.00 | - | 2.0 | - / - | - |",
-        "| format | m = 1: of read, 1 / 2 threads | x composed / ggml |",
+        "| q8_0 | 1.00 / 1.00 | - | 2.0 | - | - |",
+        "| format | m = 1: of read, threads 1 / 2 | x composed / ggml |",
         "| --- | --- | --- |",
         "| q4_k | 0.50 / 0.50 | 3.0 / 2.0 |",
     ]
