@@ -117,6 +117,7 @@ struct MXFP4 {
 
   static constexpr Plane kCodePlanes[] = {{1, 16, 4}}, kScalePlanes[] = {{0, 1, 1}};
   static constexpr int kCodeMax = 24, kCodeOffset = 12;
+  static constexpr bool kWideScales = true;
 
   template <class V, class Out>
   KVANT_INLINE void expand(const PackedBlock<V>& in, Out&& out) {

@@ -11,6 +11,7 @@
 //   kCodePlanes, kScalePlanes   which bytes go where; code planes have words of four bytes
 //   kCodeMax, kCodeOffset       codes are stored as code + kCodeOffset, in 0 .. kCodeMax; 255 stands for
 //                               the whole range of eight bits, with V::kWideOffset as offset
+//   kWideScales                 if scales may be below 2^-40 without being 0
 //   expand<V>(in, out)          one block of as many rows as V has lanes, through out.put, put_scale
 //                               and put_neg_min with constant places: `out` may be a tile or registers
 #pragma once
@@ -21,6 +22,10 @@ namespace kvant {
 
 constexpr int kTileRows = 16;
 constexpr int kChunk = 256;
+// 1.5 * 2^23. Integers below 2^22 added to its bits are added to the number itself, which saves the
+// conversion of sums: they start here.
+constexpr float kMagic = 12582912.0f;
+constexpr int32_t kMagicBits = 0x4b400000;
 
 struct Plane {
   int32_t offset, bytes, word;
@@ -32,6 +37,9 @@ struct RowTile {
   alignas(64) uint8_t codes[kChunk / 4][kTileRows][4];
   alignas(64) float scale[kChunk / 16][kTileRows];
   alignas(64) float neg_min[kChunk / 16][kTileRows];
+  // Where V::kSteady, of the first group of each 32: -scale * kMagic, and whether that is exact for all.
+  alignas(64) float shift[kChunk / 32][kTileRows];
+  bool steady;
 };
 
 // A packed block, from the row of the first lane on.

@@ -14,9 +14,9 @@ template <class V>
 void quantize_row(const float* x, int64_t blocks, int8_t* q, float* d, int32_t* sums) noexcept {
   using I = typename V::I;
   constexpr int kLanes = V::kLanes, kVectors = 16 / kLanes;
-  // 1.5 * 2^23: adding it rounds to an integer, found in the low bits.
-  const auto magic = V::splat(12582912.0f);
-  const auto base = V::bits(magic);
+  // Adding this rounds to an integer, found in the low bits.
+  const auto magic = V::splat(kMagic);
+  const auto base = V::splat_i(kMagicBits);
   for (int64_t first = 0; first < blocks; first += kLanes, x += 32 * kLanes, q += 32 * kLanes, d += kLanes) {
     const int count = blocks - first < kLanes ? int(blocks - first) : kLanes;
     I largest[kLanes];
@@ -36,18 +36,24 @@ void quantize_row(const float* x, int64_t blocks, int8_t* q, float* d, int32_t* 
     const auto nan = V::from_bits(V::splat_i(0x7fc00000));
     V::store(scale, V::select(finite, V::select(small, zero, amax / V::splat(127.0f)), nan));
     I sum[2][kLanes];
-    for (int b = 0; b < kLanes; ++b) {
-      const int source = b < count ? b : 0;
-      const bool real = scale[source] == scale[source];
+    const auto round = [&](int b, int source, bool real, bool store) KVANT_LAMBDA {
       for (int half = 0; half < 2; ++half) {
         sum[half][b] = V::splat_i(0);
         for (int v = 0; v < kVectors; ++v) {
           const int i = 16 * half + v * kLanes;
           const auto scaled = real ? V::load(x + 32 * source + i) * V::splat(id[source]) : zero;
           const I bits = V::bits(scaled + magic);
-          if (b < count) V::store_bytes(reinterpret_cast<uint8_t*>(q) + 32 * b + i, bits);
+          if (store) V::store_bytes(reinterpret_cast<uint8_t*>(q) + 32 * b + i, bits);
           sum[half][b] = sum[half][b] + (bits - base);
         }
+      }
+    };
+    if (count == kLanes && !V::any(!finite)) {
+      for (int b = 0; b < kLanes; ++b) round(b, b, true, true);
+    } else {
+      for (int b = 0; b < kLanes; ++b) {
+        const int source = b < count ? b : 0;
+        round(b, source, scale[source] == scale[source], b < count);
       }
     }
     alignas(64) int32_t totals[2][kLanes];
@@ -63,7 +69,8 @@ void quantize_row(const float* x, int64_t blocks, int8_t* q, float* d, int32_t* 
 // A record: one block of 32 of `columns` rows of x, all that a step of the inner loop reads.
 //   q [columns][32], d f32 [columns], start i32 [groups][columns], for formats with minima also
 //   qsum f32 [groups][columns]
-// start is -offset * (sum of q over the group): what the offset of unsigned codes adds.
+// start is what sums of codes * q begin with: the bits of kMagic, and -offset * (sum of q over the
+// group), which takes off what the offset of unsigned codes adds.
 constexpr int record_bytes(int groups, bool has_min) { return 36 + 4 * groups * (has_min ? 2 : 1); }
 
 KVANT_INLINE void write_record(const Activations& a, const int32_t* rows, int columns, int64_t block,
@@ -78,10 +85,16 @@ KVANT_INLINE void write_record(const Activations& a, const int32_t* rows, int co
     const int32_t *sums = a.sums + 2 * at, all = sums[0] + sums[1];
     for (int g = 0; g < shape.groups; ++g) {
       const int32_t sum = shape.groups == 1 ? all : sums[g];
-      start[g * columns + c] = -shape.offset * sum;
+      start[g * columns + c] = kMagicBits - shape.offset * sum;
       if (shape.has_min) qsum[g * columns + c] = float(sum);
     }
   }
+}
+
+// What a sum that began at kMagicBits has added up to.
+template <class V>
+KVANT_INLINE typename V::F sum_to_float(typename V::I sum) {
+  return V::from_bits(sum) - V::splat(kMagic);
 }
 
 // Records of `columns` rows of a, for the blocks first .. first + blocks - 1 in order.

@@ -11,12 +11,52 @@ constexpr int code_offset() {
   return Format::kCodeMax == 255 ? V::kWideOffset : Format::kCodeOffset;
 }
 
-// The share of step b of `steps`.
-KVANT_INLINE void ask_ahead(const Ahead& ahead, int b, int steps) {
-  const int first = ahead.lines * b / steps, last = ahead.lines * (b + 1) / steps;
-  for (int p = 0; p < ahead.places; ++p) {
-    for (int i = first; i < last; ++i) __builtin_prefetch(ahead.from[p] + 64 * i);
+// Asks for what an Ahead holds, place after place.
+class Asking {
+ public:
+  KVANT_MEMBER explicit Asking(const Ahead& ahead) : ahead_(ahead) {}
+  KVANT_MEMBER void step() { ask(ahead_.step_lines); }
+  KVANT_MEMBER void panel() { ask(ahead_.panel_lines); }
+
+ private:
+  KVANT_MEMBER void ask(int lines) {
+    if (lines == 0) return;
+    const uint8_t *from = ahead_.from[place_] + at_, *end = from + 64 * lines;
+    for (; from < end; from += 128) {
+      __builtin_prefetch(from);
+      __builtin_prefetch(from + 64);
+    }
+    if (++place_ == ahead_.places) {
+      place_ = 0;
+      at_ += 64 * lines;
+    }
   }
+
+  const Ahead& ahead_;
+  int place_ = 0;
+  int64_t at_ = 0;
+};
+
+// shift and steady of a tile. Every format's scales have at most 22 significant bits, so that their
+// product with kMagic is exact unless it overflows. fma(scale, kMagic, shift) is +0 where scale * 0 may
+// be -0, which does not matter unless a sum of products is -0: for that one must have underflowed, and
+// only wide scales are small enough.
+template <class V, class Format>
+KVANT_INLINE void add_shifts(RowTile& tile, int groups) {
+  constexpr int kPer32 = 32 / Format::kInfo.group;
+  constexpr int32_t kLeast = 0x2b800000, kMost = 0x71800000;  // the bits of 2^-40 and 2^100
+  auto largest = V::splat_i(0), smallest = V::splat_i(kLeast);
+  for (int g = 0; g < groups; ++g) {
+    for (int lane = 0; lane < kTileRows; lane += V::kLanes) {
+      const auto scale = V::load(&tile.scale[g][lane]);
+      const auto size = V::bits(scale) & V::splat_i(0x7fffffff);
+      largest = V::imax(largest, size);
+      if constexpr (requires { Format::kWideScales; }) smallest = V::imin(smallest, size);
+      if (g % kPer32 == 0) V::store(&tile.shift[g / kPer32][lane], scale * V::splat(-kMagic));
+    }
+  }
+  const auto least = V::splat_i(kLeast), most = V::splat_i(kMost);
+  tile.steady = !V::any(!((V::imax(largest, most) == most) & (smallest == least)));
 }
 
 // `blocks` blocks of sixteen rows, packed.
@@ -25,8 +65,9 @@ void expand_chunk(const uint8_t* packed, int blocks, RowTile& tile, const Ahead&
   constexpr int kCodes = plane_bytes<CodePlanes<Format>>(), kScales = plane_bytes<ScalePlanes<Format>>();
   constexpr int kBlock = Format::kInfo.block, kGroups = kBlock / Format::kInfo.group;
   const uint8_t *codes = packed, *scales = packed + int64_t(blocks) * kTileRows * kCodes;
+  Asking asking(ahead);
   for (int b = 0; b < blocks; ++b) {
-    ask_ahead(ahead, b, blocks);
+    asking.step();
     for (int lane = 0; lane < kTileRows; lane += V::kLanes) {
       Format::template expand<V>(
           PackedBlock<V>{codes + b * kCodes * kTileRows, scales + b * kScales * kTileRows, lane},
@@ -34,6 +75,7 @@ void expand_chunk(const uint8_t* packed, int blocks, RowTile& tile, const Ahead&
                        &tile.neg_min[b * kGroups][lane]});
     }
   }
+  if constexpr (V::kSteady) add_shifts<V, Format>(tile, blocks * kGroups);
 }
 
 // Floats as they are, out[column][row].

@@ -58,19 +58,21 @@ struct ProductShape {
   int32_t offset;   // of the stored codes
 };
 
-constexpr int kMostTiles = 4, kMostColumns = 6;
+constexpr int kMostTiles = 4, kMostColumns = 8;
 
-
-// What comes next, to be asked for while this is worked on: `lines` lines of 64 bytes from each place.
+// What comes next, to be asked for while this is worked on: so many lines of 64 bytes with each step,
+// and with each panel, of the places in turn.
 struct Ahead {
   const uint8_t* from[kMostTiles];
-  int32_t places, lines;
+  int32_t places, step_lines, panel_lines;
 };
 
-// y [columns][tiles][16] += tiles x records, over one chunk.
-using MultiplyKernel = void (*)(const RowTile* tiles, const uint8_t* records, int blocks, float* y,
-                                const Ahead& ahead) noexcept;
-using MultiplyFloats = void (*)(const float* weights, const float* x, int columns, float* y) noexcept;
+// y [columns][tiles][16] += tiles x records, over one chunk and several panels; y = tiles x records, if
+// fresh.
+using MultiplyKernel = void (*)(const RowTile* tiles, const uint8_t* records, int blocks, int panels, bool fresh,
+                                float* y, const Ahead& ahead) noexcept;
+using MultiplyFloats = void (*)(const float* weights, const float* x, int columns, int panels, bool fresh,
+                                float* y) noexcept;
 
 template <int... c>
 struct ColumnList {};
@@ -86,15 +88,20 @@ struct FormatProducts {
   void (*floats)(const uint8_t* packed, int blocks, RowTile& tile, float* out) noexcept;
   ProductShape shape;
   MultiplyKernel multiply[kMostTiles][kMostColumns];
+  // Faster, for tiles that are all steady; null where there is no such kernel.
+  MultiplyKernel multiply_steady[kMostTiles][kMostColumns];
 };
 
 struct MatmulKernels {
-  int32_t tiles, columns;  // the largest register tile
+  // The largest register tile, for products of floats and for groups of 32 and 16.
+  int32_t tiles, float_columns, columns[2];
   void (*quantize)(const float* x, int64_t blocks, int8_t* q, float* d, int32_t* sums) noexcept;
   // rows: of a, one for each column.
   void (*records)(const Activations& a, const int32_t* rows, int columns, int64_t first, int blocks,
                   const ProductShape& shape, uint8_t* out) noexcept;
   MultiplyFloats floats[kMostTiles][kMostColumns];
+  // y[i] = sums[i], with one NaN for all.
+  void (*finish)(const float* sums, int64_t count, float* y) noexcept;
   FormatProducts format[kFormatCount];
 };
 

@@ -6,10 +6,13 @@
 
 namespace kvant {
 
-template <class V, class Format, int kTiles, int... c>
+template <class Format>
+constexpr int kGroupsOf = 32 / Format::kInfo.group;
+
+template <class V, class Format, bool kSteady, int kTiles, int... c>
 constexpr void pick_columns(MultiplyKernel* row, ColumnList<c...>) {
-  constexpr int kGroups = 32 / (Format::kInfo.group < 32 ? Format::kInfo.group : 32);
-  ((row[c] = &multiply_chunk<V, kGroups, Format::kHasMin, V::dot_class(Format::kCodeMax), kTiles, c + 1>), ...);
+  constexpr int kGroups = kGroupsOf<Format>;
+  ((row[c] = &multiply_chunk<V, kGroups, Format::kHasMin, V::dot_class(Format::kCodeMax), kSteady, kTiles, c + 1>), ...);
 }
 
 template <class V, int kTiles, int... c>
@@ -27,7 +30,9 @@ template <class V, class Format, int kTiles>
 constexpr void pick_tiles(FormatProducts& f) {
   if constexpr (kTiles > 0) {
     pick_tiles<V, Format, kTiles - 1>(f);
-    pick_columns<V, Format, kTiles>(f.multiply[kTiles - 1], column_list<V::kMaxColumns>());
+    constexpr auto columns = column_list<V::kMaxColumns[kGroupsOf<Format> - 1]>();
+    pick_columns<V, Format, false, kTiles>(f.multiply[kTiles - 1], columns);
+    if constexpr (V::kSteady) pick_columns<V, Format, true, kTiles>(f.multiply_steady[kTiles - 1], columns);
   }
 }
 
@@ -40,7 +45,7 @@ constexpr FormatProducts format_products() {
   if constexpr (Format::kInfo.block > 1) {
     f.expand = &expand_chunk<V, Format>;
     if constexpr (V::kStreams) f.stream = &stream_chunk<V, Format>;
-    f.shape = {32 / Format::kInfo.group, Format::kHasMin, code_offset<V, Format>()};
+    f.shape = {kGroupsOf<Format>, Format::kHasMin, code_offset<V, Format>()};
     pick_tiles<V, Format, V::kMaxTiles>(f);
   }
   return f;
@@ -50,13 +55,14 @@ template <class V, int kTiles>
 constexpr void pick_float_tiles(MatmulKernels& k) {
   if constexpr (kTiles > 0) {
     pick_float_tiles<V, kTiles - 1>(k);
-    pick_float_columns<V, kTiles>(k.floats[kTiles - 1], column_list<V::kMaxColumns>());
+    pick_float_columns<V, kTiles>(k.floats[kTiles - 1], column_list<V::kMaxFloatColumns>());
   }
 }
 
 template <class V, class... Formats>
 constexpr MatmulKernels fill_matmul(TypeList<Formats...>) {
-  MatmulKernels k = {V::kMaxTiles, V::kMaxColumns, &quantize_row<V>, &write_records<V>, {}, {format_products<V, Formats>()...}};
+  MatmulKernels k = {V::kMaxTiles, V::kMaxFloatColumns, {V::kMaxColumns[0], V::kMaxColumns[1]},
+                     &quantize_row<V>, &write_records<V>, {}, &finish_sums<V>, {format_products<V, Formats>()...}};
   pick_float_tiles<V, V::kMaxTiles>(k);
   return k;
 }

@@ -39,7 +39,7 @@ struct StreamBlock {
     F total = V::splat(0.0f);
     each<kCount>([&]<int g>() KVANT_LAMBDA {
       constexpr bool first = g % kPerRecord == 0, last = g % kPerRecord == kPerRecord - 1;
-      const F s = V::to_f32(sum[g]);
+      const F s = sum_to_float<V>(sum[g]);
       total = first ? scale[g] * s : V::fma(scale[g], s, total);
       if constexpr (kHasMin) {
         const F qsum = V::splat(load_f32(tail(g) + 4 + 4 * kPerRecord + 4 * (g % kPerRecord)));

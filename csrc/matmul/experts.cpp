@@ -43,7 +43,7 @@ Status matmul_experts(const ProductInput& in, bool per_slot, const Experts& expe
   const MatmulKernels& k = *kernels->matmul;
   const Weights& w = experts.weights;
   const Product product(k, w, experts.stride, inputs);
-  const Cut cut(k, w, product.unit);
+  const Cut cut(k, product);
   Rows x(in, !product.floats);
   Sorted sorted(routing);
   Columns columns;

@@ -23,7 +23,7 @@ class Run {
         columns_(routing ? routing->pairs() : in.rows), hidden_cols_(net.down.weights.cols),
         gate_(k_, net.gate.weights, net.gate.stride, inputs), up_(k_, net.up.weights, net.up.stride, inputs),
         down_(k_, net.down.weights, net.down.stride, inputs),
-        in_cut_(k_, net.gate.weights, std::max(gate_.unit, up_.unit)), out_cut_(k_, net.down.weights, down_.unit),
+        in_cut_(k_, gate_, std::max(gate_.unit, up_.unit)), out_cut_(k_, down_),
         sorted_(routing ? *routing : Routing{nullptr, 0, 1, 0}), x_(in, !gate_.floats || !up_.floats),
         hidden_rows_({nullptr, Float::f32, columns_, hidden_cols_, hidden_cols_}, !down_.floats) {
     const int64_t cols = net.gate.weights.cols;

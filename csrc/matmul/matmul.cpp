@@ -51,7 +51,7 @@ Status matmul(const ProductInput& in, const ProductOutput* products, int count, 
     x.place(carver);
     for (int i = 0; i < count; ++i) {
       Plan& p = plans[i];
-      const Cut cut(k, p.product.weights, p.product.unit);
+      const Cut cut(k, p.product);
       p.columns.groups = carver.take<Group>(cut.groups(in.rows) + 1);
       p.panels = p.source < i ? plans[p.source].panels
                               : carver.take<uint8_t>(Rows::panel_bytes(p.product, in.rows));
@@ -64,7 +64,7 @@ Status matmul(const ProductInput& in, const ProductOutput* products, int count, 
   for (int i = 0; i < count; ++i) {
     Plan& p = plans[i];
     p.columns.clear();
-    p.columns.add(Cut(k, p.product.weights, p.product.unit), in.rows, 0);
+    p.columns.add(Cut(k, p.product), in.rows, 0);
     tasks += p.columns.tasks();
     if (p.source == i) x.arrange(k, p.product, p.columns, p.panels, threads);
   }

@@ -12,9 +12,8 @@ constexpr int64_t kMostGroupRows = 120;
 constexpr int32_t kFloatUnit = 128;
 // Fewer elements than this are not worth waking a thread.
 constexpr int64_t kParallelElements = 64 * 1024;
-// Multiplications of one task, at least; expanding a tile counts as much as so many columns.
+// Multiplications of one task, at least.
 constexpr int64_t kTaskProducts = 128 * 1024;
-constexpr int64_t kExpandColumns = 3;
 // Tasks of products that are bound by memory take so many runs of tiles.
 constexpr int64_t kStreamRuns = 2;
 
@@ -27,7 +26,8 @@ int64_t divide_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 Product::Product(const MatmulKernels& k, const Weights& w, int64_t stride, Inputs inputs)
     : weights(w), stride(stride), floats(w.block == 1 || inputs == Inputs::f32),
       shape(k.format[w.format].shape),
-      unit(floats ? kFloatUnit : 36 + 4 * shape.groups * (shape.has_min ? 2 : 1)) {}
+      unit(floats ? kFloatUnit : 36 + 4 * shape.groups * (shape.has_min ? 2 : 1)),
+      width(floats ? k.float_columns : k.columns[shape.groups - 1]) {}
 
 Weights Product::matrix(int64_t i) const {
   Weights w = weights;
@@ -41,8 +41,8 @@ bool Product::same_panels(const Product& other) const {
                     shape.offset == other.shape.offset);
 }
 
-Cut::Cut(const MatmulKernels& k, const Weights& w, int32_t unit)
-    : cols(w.cols), tiles(w.tiles()), columns(k.columns), register_tiles(k.tiles) {
+Cut::Cut(const MatmulKernels& k, const Product& product, int32_t unit)
+    : cols(product.weights.cols), tiles(product.weights.tiles()), columns(product.width), register_tiles(k.tiles) {
   const int64_t row_bytes = std::max<int64_t>(divide_up(cols, 32) * unit, 1);
   const int64_t fit = std::min(kGroupBytes / row_bytes, kMostGroupRows);
   rows = std::max<int64_t>(fit / columns, 1) * columns;
@@ -68,17 +68,12 @@ void Columns::add(const Cut& cut, int64_t columns, int32_t matrix) {
     g.matrix = matrix;
     const int64_t tiles = std::max<int64_t>(std::min(cut.task_tiles(g.rows), cut.tiles), 1);
     g.tiles = int32_t(tiles);
-    groups[++count] = {g.first + g.rows, 0, 0, 0, g.panel + divide_up(g.rows, cut.columns),
-                       g.task + divide_up(cut.tiles, tiles)};
+    groups[++count] = {g.first + g.rows, 0, 0, 0, g.task + divide_up(cut.tiles, tiles)};
   }
 }
 
 const Group& Columns::of_task(int64_t task) const {
   return *(std::upper_bound(groups, groups + count, task, [](int64_t t, const Group& g) { return t < g.task; }) - 1);
-}
-
-const Group& Columns::of_panel(int64_t panel) const {
-  return *(std::upper_bound(groups, groups + count, panel, [](int64_t p, const Group& g) { return p < g.panel; }) - 1);
 }
 
 void Rows::place(Carver& carver) {
@@ -120,19 +115,19 @@ void Rows::write_floats(int64_t cols, int64_t c, const int32_t* rows, int column
 
 void Rows::arrange(const MatmulKernels& k, const Product& product, const Columns& columns, uint8_t* out,
                    int limit) const {
-  const int64_t cols = product.weights.cols, panels = columns.groups[columns.count].panel;
+  const int64_t cols = product.weights.cols, chunks = product.weights.chunks();
   const Activations view = {q_, d_, sums_, cols / 32};
-  parallel_for(panels, threads_for(columns.size() * cols, limit), [&](int64_t p) {
-    const Group& group = columns.of_panel(p);
-    const Panels to(k, product, out, group);
-    const int64_t j = (p - group.panel) * k.columns;
-    const int width = int(std::min<int64_t>(group.rows - j, k.columns));
-    int32_t rows[kMostColumns];
-    for (int r = 0; r < width; ++r) {
-      const int64_t column = group.first + j + r;
-      rows[r] = columns.rows ? columns.rows[column] : int32_t(column);
-    }
-    for (int64_t c = 0; 256 * c < cols; ++c) {
+  parallel_for(columns.count * chunks, threads_for(columns.size() * cols, limit), [&](int64_t i) {
+    const Group& group = columns.groups[i / chunks];
+    const int64_t c = i % chunks;
+    const Panels to(product, out, group);
+    for (int64_t j = 0; j < group.rows; j += to.width) {
+      const int width = int(std::min<int64_t>(group.rows - j, to.width));
+      int32_t rows[kMostColumns];
+      for (int r = 0; r < width; ++r) {
+        const int64_t column = group.first + j + r;
+        rows[r] = columns.rows ? columns.rows[column] : int32_t(column);
+      }
       auto* panel = const_cast<uint8_t*>(to.at(c, j));
       if (product.floats) {
         write_floats(cols, c, rows, width, reinterpret_cast<float*>(panel));

@@ -13,6 +13,8 @@ namespace kvant {
 
 // Up to so many columns a product is bound by memory.
 constexpr int64_t kStreamColumns = 4;
+// Expanding a tile takes as long as multiplying it by so many columns.
+constexpr int64_t kExpandColumns = 3;
 
 // How activations meet quantized weights.
 enum class Inputs : int32_t { q8 = 0, f32 = 1 };
@@ -30,7 +32,8 @@ struct Product {
   int64_t stride;   // bytes from matrix to matrix
   bool floats;
   ProductShape shape;
-  int32_t unit;  // bytes that one column has for 32 elements
+  int32_t unit;   // bytes that one column has for 32 elements
+  int32_t width;  // the most columns of a panel
 
   Product() = default;
   Product(const MatmulKernels& k, const Weights& w, int64_t stride, Inputs inputs);
@@ -43,8 +46,8 @@ struct Product {
 struct Group {
   int64_t first, rows;
   int32_t matrix;
-  int32_t tiles;        // of a task
-  int64_t panel, task;  // how many come before
+  int32_t tiles;  // of a task
+  int64_t task;   // how many come before
 };
 
 // The largest groups of a product, and what its tasks are sized by.
@@ -53,7 +56,8 @@ struct Cut {
   int32_t columns, register_tiles;
 
   // unit: for products that share their groups, the largest of them.
-  Cut(const MatmulKernels& k, const Weights& w, int32_t unit);
+  Cut(const MatmulKernels& k, const Product& product, int32_t unit);
+  Cut(const MatmulKernels& k, const Product& product) : Cut(k, product, product.unit) {}
   int64_t groups(int64_t columns_of_one_matrix) const { return (columns_of_one_matrix + rows - 1) / rows; }
   int64_t task_tiles(int64_t columns_of_group) const;
   // Of tasks that take such tiles of several matrices, all these columns together.
@@ -72,7 +76,6 @@ struct Columns {
   int64_t size() const { return groups[count].first; }
   int64_t tasks() const { return groups[count].task; }
   const Group& of_task(int64_t task) const;
-  const Group& of_panel(int64_t panel) const;
 };
 
 // One group, arranged.
@@ -81,9 +84,13 @@ struct Panels {
   int64_t rows, cols;
   int32_t unit, width;  // width: columns of a whole panel
 
-  Panels(const MatmulKernels& k, const Product& product, const uint8_t* all, const Group& group)
+  Panels(const Product& product, const uint8_t* all, const Group& group)
       : data(all + group.first * product.weights.cols * product.unit / 32), rows(group.rows),
-        cols(product.weights.cols), unit(product.unit), width(k.columns) {}
+        cols(product.weights.cols), unit(product.unit) {
+    // As many panels as there must be, of about the same width.
+    const int64_t panels = (rows + product.width - 1) / product.width;
+    width = int32_t(panels ? (rows + panels - 1) / panels : product.width);
+  }
   // The panel that begins with column j, in chunk c.
   const uint8_t* at(int64_t c, int64_t j) const {
     const int64_t left = cols - 256 * c, columns = left < 256 ? left : 256;

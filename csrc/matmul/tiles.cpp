@@ -6,63 +6,70 @@
 namespace kvant {
 namespace {
 
-// The packed chunks that come after chunk c of `tiles` tiles, handed out in shares.
-class Next {
- public:
-  Next(const Weights& w, int64_t first, int tiles, int64_t c, int64_t shares) : all_{} {
+constexpr Ahead kNothing = {};
+
+// What is multiplied next, asked for little by little.
+struct NextChunk {
+  const uint8_t* from[kMostTiles];
+  int32_t places = 0, lines = 0;
+
+  // What comes after chunk c of `tiles` tiles.
+  NextChunk(const Weights& w, int64_t first, int tiles, int64_t c) {
     if (!w.packed) return;
     if (++c >= w.chunks()) {
       c = 0;
       first += tiles;
     }
-    for (; all_.places < tiles && first + all_.places < w.tiles(); ++all_.places) {
-      all_.from[all_.places] = w.data + (first + all_.places) * w.tile_bytes + kTileRows * w.chunk_offset(c);
+    for (; places < tiles && first + places < w.tiles(); ++places) {
+      from[places] = w.data + (first + places) * w.tile_bytes + kTileRows * w.chunk_offset(c);
     }
-    left_ = kTileRows * w.chunk_blocks(c) * w.block_bytes / 64;
-    share_ = int((left_ + shares - 1) / shares);
+    lines = int(kTileRows * w.chunk_blocks(c) * w.block_bytes / 64);
   }
-
-  Ahead share() {
-    Ahead part = all_;
-    part.lines = std::min(share_, left_);
-    for (int p = 0; p < all_.places; ++p) all_.from[p] += 64 * part.lines;
-    left_ -= part.lines;
-    return part;
+  // The lines from `begin` on, for so many panels of so many steps.
+  Ahead share(int begin, int panels, int steps) const {
+    Ahead ahead = {{}, places, 0, 0};
+    if (places == 0) return ahead;
+    for (int p = 0; p < places; ++p) ahead.from[p] = from[p] + 64 * begin;
+    const int left = lines - begin, turns = std::max(panels / places, 1), step_turns = std::max(panels * steps / places, 1);
+    if (left < step_turns) ahead.panel_lines = (left + turns - 1) / turns;
+    else ahead.step_lines = (left + step_turns - 1) / step_turns;
+    return ahead;
   }
-
- private:
-  Ahead all_;
-  int left_ = 0, share_ = 0;
 };
 
 // A few tiles: sums [column][tile][16].
 void multiply_some(const MatmulKernels& k, const Product& product, const Weights& w, const Panels& x, int64_t first,
                    int tiles, const TaskMemory& memory) {
   const FormatProducts& format = k.format[w.format];
-  memset(memory.sums, 0, size_t(x.rows) * size_t(tiles) * 64);
+  const int whole = int(x.rows / x.width), rest = int(x.rows % x.width), panels = whole + (rest > 0);
+  float* rest_sums = memory.sums + int64_t(whole) * x.width * tiles * kTileRows;
   for (int64_t c = 0; c < w.chunks(); ++c) {
-    const int blocks = w.chunk_blocks(c), columns = blocks * w.block;
-    // A few columns read memory as fast as it goes: then expanding asks for a half of what is next.
-    const bool stream = x.rows <= kStreamColumns;
-    Next next(w, first, tiles, c, stream ? 2 : (x.rows + x.width - 1) / x.width);
-    const Ahead half = stream ? next.share() : Ahead{};
+    const int blocks = w.chunk_blocks(c), columns = blocks * w.block, steps = columns / 32;
+    const uint8_t *whole_x = x.at(c, 0), *rest_x = x.at(c, int64_t(whole) * x.width);
+    if (product.floats) {
+      for (int t = 0; t < tiles; ++t) {
+        format.floats(packed_chunk(k, w, first + t, c, memory.packed), blocks, memory.tiles[t],
+                      memory.floats + t * kChunk * kTileRows);
+      }
+      const MultiplyFloats* multiply = k.floats[tiles - 1];
+      const auto floats = [](const uint8_t* p) { return reinterpret_cast<const float*>(p); };
+      if (whole) multiply[x.width - 1](memory.floats, floats(whole_x), columns, whole, c == 0, memory.sums);
+      if (rest) multiply[rest - 1](memory.floats, floats(rest_x), columns, 1, c == 0, rest_sums);
+      continue;
+    }
+    const NextChunk next(w, first, tiles, c);
+    // Expanding takes its share of the time, and so of what is to be asked for.
+    const int early = int(next.lines * kExpandColumns / (kExpandColumns + x.rows)) / blocks * blocks;
+    bool steady = format.multiply_steady[0][0] != nullptr;
     for (int t = 0; t < tiles; ++t) {
-      const uint8_t* packed = packed_chunk(k, w, first + t, c, memory.packed);
-      if (product.floats) {
-        format.floats(packed, blocks, memory.tiles[t], memory.floats + t * kChunk * kTileRows);
-      } else {
-        format.expand(packed, blocks, memory.tiles[t], Ahead{{half.from[t]}, t < half.places, half.lines});
-      }
+      format.expand(packed_chunk(k, w, first + t, c, memory.packed), blocks, memory.tiles[t],
+                    {{next.from[t]}, 1, t < next.places ? early / blocks : 0, 0});
+      steady = steady && memory.tiles[t].steady;
     }
-    for (int64_t j = 0; j < x.rows; j += x.width) {
-      const int width = int(std::min<int64_t>(x.rows - j, x.width));
-      float* sums = memory.sums + j * tiles * kTileRows;
-      if (product.floats) {
-        k.floats[tiles - 1][width - 1](memory.floats, reinterpret_cast<const float*>(x.at(c, j)), columns, sums);
-      } else {
-        format.multiply[tiles - 1][width - 1](memory.tiles, x.at(c, j), columns / 32, sums, next.share());
-      }
-    }
+    const MultiplyKernel* multiply = (steady ? format.multiply_steady : format.multiply)[tiles - 1];
+    const Ahead ahead = next.share(early, panels, steps);
+    if (whole) multiply[x.width - 1](memory.tiles, whole_x, steps, whole, c == 0, memory.sums, ahead);
+    if (rest) multiply[rest - 1](memory.tiles, rest_x, steps, 1, c == 0, rest_sums, whole ? kNothing : ahead);
   }
 }
 
@@ -74,18 +81,12 @@ void stream_tile(const MatmulKernels& k, const Weights& w, const Panels& x, int6
   }
 }
 
-// A NaN becomes the canonical one, because processors differ.
-void store(const Weights& w, const Target& target, int64_t columns, int64_t first, int tiles, const float* sums) {
+void store(const MatmulKernels& k, const Weights& w, const Target& target, int64_t columns, int64_t first, int tiles,
+           const float* sums) {
   const int64_t row = kTileRows * first, count = std::min<int64_t>(w.rows - row, kTileRows * tiles);
   for (int64_t c = 0; c < columns; ++c) {
-    float* y = target.y + (target.rows ? target.rows[c] : c) * target.stride + (row - target.first);
-    const float* s = sums + c * tiles * kTileRows;
-    for (int64_t i = 0; i < count; ++i) {
-      uint32_t bits;
-      memcpy(&bits, s + i, 4);
-      bits = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : bits;
-      memcpy(y + i, &bits, 4);
-    }
+    k.finish(sums + c * tiles * kTileRows, count,
+             target.y + (target.rows ? target.rows[c] : c) * target.stride + (row - target.first));
   }
 }
 
@@ -112,18 +113,18 @@ TaskMemory TaskMemory::get(const MatmulKernels& k, bool floats, int64_t columns,
 void multiply_tiles(const MatmulKernels& k, const Product& product, const uint8_t* panels, const Group& group,
                     int64_t begin, int64_t end, const Target& target, const TaskMemory& memory) {
   const Weights w = product.matrix(group.matrix);
-  const Panels x(k, product, panels, group);
+  const Panels x(product, panels, group);
   if (x.rows == 1 && !product.floats && k.format[w.format].stream) {
     for (int64_t t = begin; t < end; ++t) {
       stream_tile(k, w, x, t, memory);
-      store(w, target, 1, t, 1, memory.sums);
+      store(k, w, target, 1, t, 1, memory.sums);
     }
     return;
   }
   for (int64_t t = begin; t < end; t += k.tiles) {
     const int tiles = int(std::min<int64_t>(end - t, k.tiles));
     multiply_some(k, product, w, x, t, tiles, memory);
-    store(w, target, x.rows, t, tiles, memory.sums);
+    store(k, w, target, x.rows, t, tiles, memory.sums);
   }
 }
 

@@ -134,7 +134,8 @@ struct Avx2 {
   KVANT_INLINE I gather(const uint32_t* table, I index) { return _mm256_i32gather_epi32((const int*)table, index, 4); }
 
   static constexpr int kWideOffset = 0;
-  static constexpr int kTiles = 1, kColumns = 4;
+  static constexpr int kTiles = 1, kFloatColumns = 4, kColumns[] = {4, 4};
+  static constexpr bool kSteady = false;
   static constexpr int dot_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : max <= 63 ? 63 : max <= 127 ? 127 : 255; }
   // A value that is computed where it stands: gcc puts off such additions until the last, and stores
   // what is to be added.

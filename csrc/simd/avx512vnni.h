@@ -130,19 +130,26 @@ struct Avx512Vnni {
   KVANT_INLINE I gather(const uint32_t* table, I index) { return _mm512_i32gather_epi32(index, table, 4); }
 
   static constexpr int kWideOffset = 128;
-  static constexpr int kTiles = 3, kColumns = 4;
+  // Groups of 16 hold one sum more per output: four columns would not fit the registers.
+  static constexpr int kTiles = 3, kFloatColumns = 8, kColumns[] = {4, 3};
+  static constexpr bool kSteady = true;
   static constexpr int dot_class(int) { return 255; }
   template <int kMax>
   KVANT_INLINE I dot4(I sum, I codes, I q) { return _mm512_dpbusd_epi32(sum, codes, q); }
+  // A value that stays in its register: gcc would rather load it again for each use.
+  KVANT_INLINE I hold(I a) {
+    __asm__("" : "+v"(a));
+    return a;
+  }
   template <int kSteps, int kMax, class Sum, int kT, int kC>
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
     for (int s = 0; s < kSteps; ++s) {
       I w[kT];
-      for (int t = 0; t < kT; ++t) w[t] = _mm512_loadu_si512(codes + t * stride + 64 * s);
+      for (int t = 0; t < kT; ++t) w[t] = hold(_mm512_loadu_si512(codes + t * stride + 64 * s));
       for (int c = 0; c < kC; ++c) {
         int32_t four;
         __builtin_memcpy(&four, q + 32 * c + 4 * s, 4);
-        const I x = _mm512_set1_epi32(four);
+        const I x = hold(_mm512_set1_epi32(four));
         for (int t = 0; t < kT; ++t) sum[t][c].v[0] = _mm512_dpbusd_epi32(sum[t][c].v[0], w[t], x);
       }
     }

@@ -129,7 +129,8 @@ struct NeonDotprod {
   }
 
   static constexpr int kWideOffset = 0;
-  static constexpr int kTiles = 1, kColumns = 4;
+  static constexpr int kTiles = 1, kFloatColumns = 4, kColumns[] = {4, 4};
+  static constexpr bool kSteady = false;
   static constexpr int dot_class(int max) { return max == 255 ? 255 : 127; }
   // Unsigned codes are at most 127, so signed bytes to the processor. Sixteen bytes of a column serve
   // four steps, one lane each.

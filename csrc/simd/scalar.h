@@ -91,7 +91,8 @@ struct Scalar {
   KVANT_INLINE I gather(const uint32_t* table, I index) { return I(table[index]); }
 
   static constexpr int kWideOffset = 0;
-  static constexpr int kTiles = 1, kColumns = 4;
+  static constexpr int kTiles = 1, kFloatColumns = 4, kColumns[] = {4, 4};
+  static constexpr bool kSteady = false;
   static constexpr int dot_class(int max) { return max == 255 ? 255 : 127; }
   template <int kSteps, int kMax, class Sum, int kT, int kC>
   KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {

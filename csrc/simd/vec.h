@@ -148,7 +148,9 @@ struct Wide {
   static constexpr bool kStreams = kLanes > 1 && N::kParts == 1;
   static constexpr int kWideOffset = N::kWideOffset;
   // The largest register tile, and the largest code of those that one dot() serves alike.
-  static constexpr int kMaxTiles = N::kTiles, kMaxColumns = N::kColumns;
+  static constexpr int kMaxTiles = N::kTiles, kMaxFloatColumns = N::kFloatColumns;
+  static constexpr int kMaxColumns[2] = {N::kColumns[0], N::kColumns[1]};  // for groups of 32, of 16
+  static constexpr bool kSteady = N::kSteady;  // whether steady tiles are worth kernels of their own
   static constexpr int dot_class(int max) { return N::dot_class(max); }
 
   // Four words of every lane: those of lane 4q + j go to out + (4j + q) * 16.
