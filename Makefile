@@ -41,8 +41,10 @@ oracle: $(VENV)/.peers
 	KVANT_ORACLE_BLOCKS=1000000 $(BIN)/python -m pytest tests/kernels/test_oracles.py tests/reference -s
 	$(BIN)/python -m pytest tests/models tests/test_llama_cpp.py
 
+# Everything that is measured, into build/bench: bench.json, bench.md, roofline.png. A look:
+# make bench BENCH=--quick
 bench: $(VENV)/.peers
-	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.report --out build/bench $(BENCH)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tools/fuzz_gguf.py --seconds $(SECONDS)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import kvant
+from kvant.bench.inputs import Once
+from kvant.bench.result import Step
 from kvant.bench.timing import Task, Times, fastest, ratio, turns, waited
 
 from . import peers
@@ -16,9 +19,9 @@ from .bars import Check, gguf_py_bar, store_bar
 from .cases import COLS, Settings, packed_rows
 from .native import library
 from .probes import buffer, store_tasks, traffic_task
-from .section import Section, cell, mark, names
+from .section import Line, Section, cell, mark, names
 
-__all__ = ["run"]
+__all__ = ["plan"]
 
 _COLUMNS = (
     "format", "isa", "GB/s", "of store", "of traffic", "x gguf-py", "fresh x gguf-py",
@@ -26,24 +29,25 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def run(settings: Settings, formats: Iterable[str]) -> Section:
-    """Time every format on every ISA."""
+def plan(settings: Settings, formats: Iterable[str]) -> tuple[Section, list[Step]]:
+    """Steps that time every format on every ISA."""
     section = Section(
         "decode",
         f"Decode: GB/s of f32 output, one thread, {settings.decode_mib} MiB of output in memory",
         _COLUMNS,
     )
-    before = kvant.isa.current()
-    target = buffer(settings.decode_mib << 20)
-    try:
-        for format in names(formats, lambda f: True):
-            _format(section, settings, format, target)
-    finally:
-        kvant.isa.use(before)
-    return section
+    target = Once(lambda: buffer(settings.decode_mib << 20))
+    steps = [
+        Step(format, partial(_format, section, settings, format, target))
+        for format in names(formats, lambda f: True)
+    ]
+    return section, steps
 
 
-def _format(section: Section, settings: Settings, format: str, target: NDArray[np.uint8]) -> None:
+def _format(
+    section: Section, settings: Settings, format: str, made: Once[NDArray[np.uint8]]
+) -> list[Line]:
+    target = made()
     out = target.view(np.float32).reshape(-1, COLS)
     packed = packed_rows(format, out.shape[0])
     stores = store_tasks(target)
@@ -56,8 +60,9 @@ def _format(section: Section, settings: Settings, format: str, target: NDArray[n
     section.waited += [waited(times), waited(beside)]
     store = fastest(*(times[f"store {name}"] for name in stores))
     same = _same_floats(format, packed[:2])
-    for isa in _isas():
-        _row(section, settings, format, isa, target.nbytes, times, store, beside, same)
+    return [
+        _row(settings, format, isa, target.nbytes, times, store, beside, same) for isa in _isas()
+    ]
 
 
 def _isas() -> tuple[str, ...]:
@@ -116,7 +121,6 @@ def _beside_peers(
 
 
 def _row(
-    section: Section,
     settings: Settings,
     format: str,
     isa: str,
@@ -125,7 +129,7 @@ def _row(
     store: Times,
     beside: dict[str, Times],
     same: bool | None,
-) -> None:
+) -> Line:
     clock, mine = settings.clock, times[isa]
     share = ratio(store, mine, clock)
     row: dict[str, Any] = {
@@ -150,9 +154,7 @@ def _row(
     if "gguf-py" in beside and (bar := gguf_py_bar(format, isa)) is not None:
         gain = ratios["times_gguf-py"].median
         checks.append(Check(f"decode {format} on {isa}, times gguf-py", gain, bar))
-    section.add(
-        row,
-        checks,
+    cells = (
         format if same in (None, True) else f"{format} (floats differ from libgguf's)",
         isa,
         f"{row['gb_per_s']:.1f}",
@@ -162,3 +164,4 @@ def _row(
         *(cell(ratios.get(k)) for k in ("times_libgguf", "times_ggml")),
         mark(checks),
     )
+    return Line(row, checks, cells)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import kvant
+from kvant.bench.result import Step
 from kvant.bench.timing import Task, Times, fastest, ratio, turns, waited
 
 from . import peers
@@ -16,9 +18,9 @@ from .bars import Check, encode_bar, fastest_bar
 from .cases import Settings, importance, weights
 from .native import library
 from .probes import buffer
-from .section import Section, cell, mark, names
+from .section import Line, Section, cell, mark, names
 
-__all__ = ["run"]
+__all__ = ["plan"]
 
 # libgguf is slow and keeps pace per row, so it gets few.
 _FEW_ROWS = 2
@@ -28,25 +30,23 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def run(settings: Settings, formats: Iterable[str]) -> Section:
-    """Time every format that kvant encodes, with and without importance, on every ISA."""
+def plan(settings: Settings, formats: Iterable[str]) -> tuple[Section, list[Step]]:
+    """Steps that time every format kvant encodes, with and without importance, on every ISA."""
     section = Section(
         "encode",
         f"Encode: MB/s of f32 input, one thread, {settings.cached_rows} rows of 4096 in cache",
         _COLUMNS,
     )
-    before = kvant.isa.current()
-    try:
-        for format in names(formats, lambda f: f.can_encode and f.name != "f32"):
-            info = kvant.format_info(format)
-            for weighted in (False, True) if info.uses_importance else (False,):
-                _format(section, settings, format, weighted)
-    finally:
-        kvant.isa.use(before)
-    return section
+    steps = []
+    for format in names(formats, lambda f: f.can_encode and f.name != "f32"):
+        info = kvant.format_info(format)
+        for weighted in (False, True) if info.uses_importance else (False,):
+            label = f"{format}{', importance' if weighted else ''}"
+            steps.append(Step(label, partial(_format, section, settings, format, weighted)))
+    return section, steps
 
 
-def _format(section: Section, settings: Settings, format: str, weighted: bool) -> None:
+def _format(section: Section, settings: Settings, format: str, weighted: bool) -> list[Line]:
     info = kvant.format_info(format)
     x = weights(settings.cached_rows)
     vector = importance() if weighted else None
@@ -62,8 +62,10 @@ def _format(section: Section, settings: Settings, format: str, weighted: bool) -
         "ggml": bool(np.array_equal(out, theirs)) if "chunk" in times else None,
         "libgguf": bool(np.array_equal(out[:_FEW_ROWS], few_out)) if "libgguf" in times else None,
     }
-    for isa in kvant.isa.available():
-        _row(section, settings, times, isa, format, weighted, x.nbytes, x.shape[0], same)
+    return [
+        _row(settings, times, isa, format, weighted, x.nbytes, x.shape[0], same)
+        for isa in kvant.isa.available()
+    ]
 
 
 def _peer_tasks(
@@ -110,7 +112,6 @@ def _own_tasks(
 
 
 def _row(
-    section: Section,
     settings: Settings,
     times: dict[str, Times],
     isa: str,
@@ -119,7 +120,7 @@ def _row(
     nbytes: int,
     rows: int,
     same: dict[str, bool | None],
-) -> None:
+) -> Line:
     clock, mine = settings.clock, times[f"c {isa}"]
     row: dict[str, Any] = {
         "format": format,
@@ -146,9 +147,7 @@ def _row(
             row["times_fastest_ggml"] = best.to_json()
             checks.append(Check(f"{title}, times ggml's fastest", best.median, bar))
     warn = "" if same["libgguf"] in (None, True) else " (bytes differ from libgguf's)"
-    section.add(
-        row,
-        checks,
+    cells = (
         format + warn,
         "yes" if weighted else "",
         isa,
@@ -160,3 +159,4 @@ def _row(
         cell(ratios.get("libgguf")),
         mark(checks),
     )
+    return Line(row, checks, cells)

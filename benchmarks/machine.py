@@ -4,47 +4,45 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
-import kvant
-from kvant.bench.machine import load, machine, usable_cpus
+from kvant.bench.machine import machine
 from kvant.bench.machine import warnings as doubts
+from kvant.bench.report import head_lines
 
 from . import peers
-from .cases import Settings
-from .probes import bandwidths
 
-__all__ = ["describe", "load", "usable_cpus", "warnings"]
+__all__ = ["describe", "heading", "lines", "warnings"]
 
 
-def describe(settings: Settings) -> dict[str, str]:
-    """Machine, versions, commit, and what memory gives right now."""
-    about = machine()
-    rates = bandwidths(settings.decode_mib << 20, min(settings.rounds, 7))
-    sizes = (f"L{c['level']} {c['bytes'] >> 10} KiB" for c in about["caches"])
-    return {
-        "date": about["date"],
-        "system": about["system"],
-        "cpu": about["cpu"],
-        "cpus usable": str(about["cpus_usable"]),
-        "caches": ", ".join(sizes) or "unknown",
-        "clock": f"{about['clock_ghz']:.2f} GHz",
-        "huge pages": about["pages"],
-        "memory GB/s": ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()),
-        "load": "unknown" if about["load"] is None else f"{about['load']:.2f}",
-        "isas": ", ".join(about["isas"]),
-        "threads": str(about["threads"]),
-        "kvant": f"{kvant.__version__} {_commit()}",
-        "python, numpy": f"{about['python']}, {about['numpy']}",
-        "peers": ", ".join(f"{name} {version}" for name, version in peers.versions().items()),
-        "clock of one-threaded work": settings.clock,
-    }
+def describe() -> dict[str, Any]:
+    """The machine as `kvant bench` describes it, the commit, and versions of the peers."""
+    return machine() | {"commit": _commit(), "peers": peers.versions()}
 
 
-def warnings(head: dict[str, str]) -> list[str]:
-    """What makes these numbers doubtful."""
-    pages = head["huge pages"]
-    busy = load()
-    return doubts({"load": busy, "cpus_usable": usable_cpus(), "pages": pages, "gpus": []})
+def heading(about: dict[str, Any]) -> str:
+    """What must stand beside every number.
+
+    >>> about = {"cpu": "Z80", "system": "Linux", "isa": "scalar", "threads": 1, "kvant": "0.1.0"}
+    >>> heading(about | {"commit": "1f9a479", "date": "2026-01-02T03:04:05+00:00"})
+    'Z80, Linux, scalar, threads: 1; kvant 0.1.0 (1f9a479), 2026-01-02'
+    """
+    host = f"{about['cpu']}, {about['system']}, {about['isa']}, threads: {about['threads']}"
+    return f"{host}; kvant {about['kvant']} ({about['commit']}), {about['date'][:10]}"
+
+
+def lines(about: dict[str, Any]) -> list[tuple[str, str]]:
+    """The head as pairs of words and values."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
+    return [*head_lines(about), ("commit", about["commit"]), ("peers", versions)]
+
+
+def warnings(about: dict[str, Any]) -> list[str]:
+    """What makes these numbers doubtful, and what they lack."""
+    found = doubts(about)
+    if about["peers"]["ggml"] == "absent":
+        found.append("llama-cpp-python is absent or does not load: ggml's columns are left out")
+    return found
 
 
 def _commit() -> str:
@@ -58,5 +56,5 @@ def _commit() -> str:
             timeout=30,
         )
     except (OSError, subprocess.SubprocessError):
-        return "(no commit known)"
-    return f"({ran.stdout.strip()})"
+        return "no commit known"
+    return ran.stdout.strip()

@@ -1,17 +1,32 @@
-"""One part of a report: rows for the file, cells for the terminal, bars that were checked."""
+"""One part of a report: lines of numbers and texts, and the bars that were checked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import kvant
+from kvant.bench.report import Grid
 from kvant.bench.timing import Ratio
 
 from .bars import Check
 
-__all__ = ["Section", "cell", "mark", "names"]
+__all__ = ["Line", "Section", "cell", "mark", "names"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Numbers for the file, bars met or missed, and texts for the table."""
+
+    numbers: dict[str, Any]
+    checks: list[Check]
+    cells: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file."""
+        return self.numbers | {"bars": [c.to_json() for c in self.checks]}
 
 
 @dataclass
@@ -23,37 +38,60 @@ class Section:
     name, title, columns
         Key in the file, heading, and column headings of the table.
     rows
-        Numbers, for the file.
-    cells
-        Texts, for the terminal; one line for each entry of `rows`.
-    checks
-        Bars met or missed.
+        What was measured so far.
     notes
         What a reader should know about this run.
     waited
         Shares of wall time that one-threaded samples spent waiting for a processor.
+    complete
+        Whether every step was run.
     """
 
     name: str
     title: str
     columns: tuple[str, ...]
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    cells: list[tuple[str, ...]] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
+    rows: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     waited: list[float] = field(default_factory=list)
-
-    def add(self, row: dict[str, Any], checks: list[Check], *cells: str) -> None:
-        """Append one line."""
-        row["bars"] = [c.to_json() for c in checks]
-        self.rows.append(row)
-        self.checks.extend(checks)
-        self.cells.append(cells)
+    complete: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""
-        busy = max(self.waited, default=0.0)
-        return {"title": self.title, "notes": self.notes, "waited": busy, "rows": self.rows}
+        return {
+            "title": self.title,
+            "complete": self.complete,
+            "notes": self.notes,
+            "waited": max(self.waited, default=0.0),
+            "rows": [line.to_json() for line in self.rows],
+        }
+
+    def grid(self) -> Grid:
+        """As a table, without columns in which nothing stands, such as that of an absent peer.
+
+        >>> lines = [Line({}, [], ("q4_0", "", "9")), Line({}, [], ("q8_0", "", "7"))]
+        >>> found = Section("encode", "Encode", ("format", "x peer", "MB/s"), lines).grid()
+        >>> found.heads, found.rows
+        (('format', 'MB/s'), [('q4_0', '9'), ('q8_0', '7')])
+        """
+        cells = [line.cells for line in self.rows]
+        kept = [i for i in range(len(self.columns)) if not cells or any(c[i] for c in cells)]
+        heads = tuple(self.columns[i] for i in kept)
+        firsts = [c[0] for c in cells]
+        breaks = {i for i, (a, b) in enumerate(pairwise(firsts), 1) if a != b}
+        notes = list(self.notes)
+        if max(self.waited, default=0.0) > 0.05:
+            share = f"{100 * max(self.waited):.0f} %"
+            notes.append(f"samples waited for a processor up to {share} of their wall time")
+        if not self.complete:
+            notes.append("interrupted: rows are missing")
+        return Grid(
+            title=self.title,
+            heads=heads,
+            left=tuple(i == 0 or heads[i] in ("isa", "bar") for i in range(len(heads))),
+            rows=[tuple(c[i] for i in kept) for c in cells],
+            notes=notes,
+            breaks=frozenset(breaks if len(breaks) + 1 < len(cells) else ()),
+        )
 
 
 def names(wanted: Iterable[str], fits: Callable[[kvant.FormatInfo], bool]) -> list[str]:

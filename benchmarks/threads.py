@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 import kvant
+from kvant.bench.inputs import Once
+from kvant.bench.machine import usable_cpus
+from kvant.bench.result import Step
 from kvant.bench.timing import Task, ratio, turns
 
 from .bars import Check, threads_bar
 from .cases import COLS, Settings, weights
-from .machine import usable_cpus
 from .probes import buffer
-from .section import Section, cell, mark, names
+from .section import Line, Section, cell, mark, names
 
-__all__ = ["run"]
+__all__ = ["plan"]
 
 _COLUMNS = ("format", "isa", "1 thread MB/s", "2 threads MB/s", "x", "x two calls", "work", "bar")
 
 
-def run(settings: Settings, formats: Iterable[str]) -> Section:
-    """Time two threads against one, by the wall clock.
+def plan(settings: Settings, formats: Iterable[str]) -> tuple[Section, list[Step]]:
+    """Steps that time two threads against one, by the wall clock.
 
     The column `x two calls` is the ceiling of the moment: two Python threads, each encoding one
     half of the tensor on one thread, share nothing but the machine. `work` is the processor time of
@@ -35,24 +38,31 @@ def run(settings: Settings, formats: Iterable[str]) -> Section:
     )
     if usable_cpus() < 2:
         section.notes.append("this process may use one processor only: nothing to compare")
-        return section
-    x = weights((mib << 20) // (4 * COLS))
-    for format in names(formats, lambda f: threads_bar(f.name) is not None):
-        _format(section, settings, format, x)
+        return section, []
+    x = Once(lambda: weights((mib << 20) // (4 * COLS)))
+    chosen = names(formats, lambda f: threads_bar(f.name) is not None)
+    steps = [Step(format, partial(_format, settings, format, x)) for format in chosen]
+    return section, [*steps, Step("done", lambda: _starved(section))]
+
+
+def _starved(section: Section) -> list[Line]:
+    """Note for which formats the machine had no two processors to give."""
     starved = [
-        row["format"]
-        for row in section.rows
-        if row["two_calls_times_one"]["median"] < (threads_bar(row["format"]) or 0.0)
+        line.numbers["format"]
+        for line in section.rows
+        if line.numbers["two_calls_times_one"]["median"]
+        < (threads_bar(line.numbers["format"]) or 0.0)
     ]
     if starved:
         section.notes.append(
             "two unconnected calls missed the bar too, the machine had no two processors to give: "
             + ", ".join(starved)
         )
-    return section
+    return []
 
 
-def _format(section: Section, settings: Settings, format: str, x: NDArray[np.float32]) -> None:
+def _format(settings: Settings, format: str, made: Once[NDArray[np.float32]]) -> list[Line]:
+    x = made()
     shape = (x.shape[0], kvant.format_info(format).row_bytes(COLS))
     out = buffer(shape[0] * shape[1]).reshape(shape)
     half = shape[0] // 2
@@ -84,17 +94,16 @@ def _format(section: Section, settings: Settings, format: str, x: NDArray[np.flo
     bar = threads_bar(format)
     extra = float(np.median(times["2"].cpu / times["1"].cpu))
     checks = [] if bar is None else [Check(f"encode {format}, two threads", gain.median, bar)]
-    section.add(
-        {
-            "format": format,
-            "isa": kvant.isa.current(),
-            "one_thread_mb_per_s": rates["1"],
-            "two_threads_mb_per_s": rates["2"],
-            "times_one_thread": gain.to_json(),
-            "two_calls_times_one": ceiling.to_json(),
-            "processor_time_to_one_thread": extra,
-        },
-        checks,
+    row = {
+        "format": format,
+        "isa": kvant.isa.current(),
+        "one_thread_mb_per_s": rates["1"],
+        "two_threads_mb_per_s": rates["2"],
+        "times_one_thread": gain.to_json(),
+        "two_calls_times_one": ceiling.to_json(),
+        "processor_time_to_one_thread": extra,
+    }
+    cells = (
         format,
         kvant.isa.current(),
         f"{rates['1']:.0f}",
@@ -104,3 +113,4 @@ def _format(section: Section, settings: Settings, format: str, x: NDArray[np.flo
         f"{extra:.2f}",
         mark(checks),
     )
+    return [Line(row, checks, cells)]

@@ -6,9 +6,7 @@ those of llama.cpp, and the same on every processor and for any number of thread
 
 from __future__ import annotations
 
-import os
-
-from kvant import _core, isa
+from kvant import _core, environment, isa
 from kvant.errors import Error, FormatError, GGUFError, IsaError, ModelError, ShapeError
 from kvant.experts import matmul_experts
 from kvant.formats import FormatInfo, format_info, formats
@@ -56,10 +54,8 @@ __all__ = [
 __version__ = _core.version()
 
 # What the environment asks for wrongly is an error at once, not at the first call.
-isa.current()
-_wanted = os.environ.get("KVANT_THREADS", "")
-if _wanted and not (_wanted.isdecimal() and int(_wanted) > 0):
-    raise Error(f"[threads] expected KVANT_THREADS to be a positive number, got {_wanted!r}")
+if not environment.is_program():
+    environment.check()
 
 
 def threads() -> int:

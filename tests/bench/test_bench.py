@@ -20,13 +20,18 @@ import pytest
 import kvant
 from kvant import FormatError, IsaError, ShapeError, bench
 from kvant.bench import probes
+from kvant.bench.experts import Networks, composed, routes
 from kvant.bench.ggml import ggml
+from kvant.bench.limits import Limit
+from kvant.bench.roof import Work, product_row
+from kvant.bench.timing import Task, Times
 from kvant.cli.main import main
 from support import ROOT
 
 Capture = pytest.CaptureFixture[str]
 SMALL = ("--size", "4", "--rounds", "3", "--threads", "1,2", "--quick")
-PARTS = ("bandwidth", "compute", "codecs", "matmul")
+PARTS = ("bandwidth", "compute", "codecs", "matmul", "experts")
+TINY = ("--shape", "256x1024", "--experts", "4x2x256x256", "--tokens", "1,8")
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +76,7 @@ def check_row(row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_runs(part: str, tmp_path: Path, capsys: Capture) -> None:
-    words = ("--formats", "q4_0,q4_k,f16", "--shape", "64x256", "--tokens", "1,8")
+    words = ("--formats", "q4_0,q4_k,f16", *TINY)
     files = ("--json", tmp_path / "a.json", "--plot", tmp_path / "a.png")
     assert run(part, *SMALL, *words, *files) == 0
     shown = capsys.readouterr()
@@ -135,41 +140,90 @@ def test_matmul_rotates_weights_that_no_cache_holds(products: list[tuple[int, in
     for row in section.rows:
         assert row.more["weight_bytes"] == 64 * 272
         assert row.more["operations_per_byte"] > 0
+    few = bench.settings(
+        threads=[1], formats=["q8_0"], tokens=[1, 8], unpacked=[1], shape=(64, 256), memory=1 << 21
+    )
+    kinds = [(r.case["m"], r.case["weights"]) for r in bench.matmul(few).rows]
+    assert kinds == [(1, "packed"), (1, "unpacked"), (8, "packed")]
 
 
-@pytest.mark.parametrize("part", ["codecs", "matmul"])
+def test_the_roofline_is_the_lower_roof() -> None:
+    """One byte a second of reading, 100 operations a second; a product of one second."""
+    second = Times(np.ones(3), np.ones(3))
+    task = Task(lambda: None)
+    tops = {"read": Limit("read", task, 1.0), "arithmetic": Limit("int8", task, 100.0)}
+    times = {"read": second, "arithmetic": second, "own": second, "peer": second}
+    for m, work, share, of_roofline in (
+        (1, Work(operations=2.0, weights=0.5, around=0.1), 0.5, 0.6),
+        (8, Work(operations=16.0, weights=0.5, around=0.25), 0.16, 0.75),
+        (512, Work(operations=90.0, weights=0.5, around=0.25), 0.9, 0.9),
+    ):
+        row = product_row({"m": m}, second, times, tops, work, ("peer", "absent"))
+        assert row.of_limit.median == pytest.approx(share)
+        assert row.more["of_roofline"]["median"] == pytest.approx(of_roofline)
+        assert row.limit == ("read" if m == 1 else "int8")
+        assert row.more["peer"]["times"]["median"] == 1 and "absent" not in row.more
+
+
+def test_experts_rotate_among_all_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("kvant.bench.experts")
+    real, asked = module.moe_ffn, []
+
+    def moe_ffn(x: Any, gate: Any, up: Any, down: Any, ids: Any, *rest: Any, **options: Any) -> Any:
+        asked.append((id(gate), len(x), ids.tobytes()))
+        return real(x, gate, up, down, ids, *rest, **options)
+
+    monkeypatch.setattr(module, "moe_ffn", moe_ffn)
+    wanted = bench.settings(
+        threads=[1],
+        formats=["q8_0"],
+        tokens=[1, 8],
+        experts=(8, 2, 256, 256),
+        memory=1 << 21,
+        rounds=3,
+    )
+    section = bench.experts(wanted)
+    calls = [(net, ids) for net, m, ids in asked if m == 1]
+    assert len({net for net, _ in calls}) == 2 and len({ids for _, ids in calls}) == 4
+    assert all(a != b for a, b in pairwise(calls))
+    one, many = section.rows
+    assert (one.case["m"], one.unit, many.case["m"], many.unit) == (1, "GB/s", 8, "GOP/s")
+    assert one.more["weight_bytes"] == 2 * 3 * 256 * 272
+    assert many.more["weight_bytes"] > one.more["weight_bytes"]
+    assert one.more["composed"]["times"]["median"] > 0
+
+
+def test_a_router_asks_every_expert_before_any_again() -> None:
+    for m in (1, 2, 4):
+        calls = routes(32, 4, m)
+        assert sorted(np.concatenate(calls).ravel().tolist()) == list(range(32))
+    for ids in routes(8, 3, 5):
+        assert ids.shape == (5, 3) and all(len(set(row)) == 3 for row in ids.tolist())
+
+
+def test_composed_experts_are_the_network() -> None:
+    net = Networks("q8_0", (4, 2, 64, 96)).packed[0]
+    rng = np.random.default_rng(0)
+    x, scale = rng.standard_normal((3, 96), np.float32), rng.random((3, 2), np.float32)
+    ids = routes(4, 2, 3)[0]
+    wanted = kvant.moe_ffn(x, *net, ids, scale)
+    assert np.allclose(composed(x, net, ids, scale, 1), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["codecs", "matmul", "experts"])
 def test_ggml_stands_beside(part: str, tmp_path: Path, capsys: Capture) -> None:
     if ggml() is None:
         pytest.skip("needs llama-cpp-python and cffi")
-    words = ("--formats", "q4_0", "--shape", "256x256", "--tokens", "1,8", "--vs", "ggml")
+    words = ("--formats", "q4_0", *TINY, "--vs", "ggml")
     assert run(part, *SMALL, *words, "--json", tmp_path / "a.json") == 0
     shown = capsys.readouterr()
     assert "ggml" in shown.out and "repack" not in shown.err
     result = json.loads((tmp_path / "a.json").read_text())
     assert result["machine"]["ggml"]
-    rows = [r for r in result["sections"][part]["rows"] if part == "matmul" or r["threads"] == 1]
+    rows = [r for r in result["sections"][part]["rows"] if part != "codecs" or r["threads"] == 1]
     for row in rows:
         assert row["ggml"]["value"] > 0 and row["ggml"]["times"]["median"] > 0
         check_row(row)
-
-
-@pytest.mark.parametrize("repack", [False, True])
-@pytest.mark.parametrize("format", ["q4_0", "q8_0", "q4_k", "mxfp4", "f16"])
-def test_ggml_multiplies_the_same_bytes(format: str, repack: bool) -> None:
-    peer = ggml()
-    if peer is None:
-        pytest.skip("needs llama-cpp-python and cffi")
-    rng = np.random.default_rng(0)
-    q = kvant.quantize(rng.standard_normal((64, 512), np.float32), format)
-    x = rng.standard_normal((3, 512), np.float32)
-    product = peer.product(q.info, q.data, x, 2, repack=repack)
-    if product is None:
-        assert repack
-        return
-    product()
-    wanted = x @ q.dequantize().T
-    assert np.abs(product.out - wanted).max() < 0.02 * np.abs(wanted).max()
-    product.close()
 
 
 def test_ctrl_c_keeps_what_was_measured(
@@ -226,12 +280,15 @@ def test_unknown_names_are_typed_errors(capsys: Capture) -> None:
         bench.settings(isas=["sse2"])
     with pytest.raises(ShapeError, match="256"):
         bench.settings(formats=["q4_k"], shape=(64, 128))
+    with pytest.raises(ShapeError, match="at most 4 experts"):
+        bench.settings(experts=(4, 5, 64, 64))
     with pytest.raises(kvant.Error, match="above 0"):
         bench.settings(threads=[0])
     for words in (("--formats", "q4_x"), ("--isa", "sse2"), ("--json", "none/such/a.json")):
         assert run("compute", *SMALL, *words) == 2
         assert capsys.readouterr().err.count("\n") == 1
-    for words in (("--shape", "64"), ("--threads", "0"), ("--size", "x"), ("--vs", "nobody")):
+    wrong = [("--shape", "64"), ("--threads", "0"), ("--size", "x"), ("--vs", "nobody")]
+    for words in (*wrong, ("--experts", "8x2x64"), ("--experts", "8x0x64x64")):
         with pytest.raises(SystemExit) as stop:
             run("compute", *words)
         assert stop.value.code == 2

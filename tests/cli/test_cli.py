@@ -250,6 +250,31 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(package), "PYTHONUNBUFFERED": "1"}
 
 
+@pytest.mark.parametrize("way", ["module", "script"])
+@pytest.mark.parametrize(
+    ("variable", "value"), [("KVANT_ISA", "doesnotexist"), ("KVANT_THREADS", "many")]
+)
+def test_a_wrong_environment_is_one_line(
+    way: str, variable: str, value: str, tmp_path: Path
+) -> None:
+    words = ["-m", "kvant"]
+    if way == "script":
+        # As installers write it for an entry point.
+        script = tmp_path / "kvant"
+        script.write_text("import sys\nfrom kvant.cli.main import main\nsys.exit(main())\n")
+        words = [str(script)]
+    done = subprocess.run(
+        [sys.executable, *words, "formats"],
+        env={**environment(), variable: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    line = one_line(done.stderr)
+    assert line.startswith("kvant: [") and variable in line and repr(value) in line
+
+
 def test_ctrl_c_ends_with_130_and_no_partial_file(dense: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["sweep", dense, "--formats", "Q8_0,Q6_K", "--max-tokens", "200000", "--out", out]

@@ -1,4 +1,4 @@
-"""Measure this machine and the library on it: memory, arithmetic, codecs, matrix products.
+"""Measure this machine and the library on it: memory, arithmetic, codecs, products, experts.
 
 Every rate stands beside a limit of the machine that was measured in turns with it.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 from .bandwidth import bandwidth
 from .codecs import codecs
 from .compute import compute
+from .experts import experts
 from .machine import machine
 from .matmul import matmul
 from .result import Report, Row, Section
@@ -26,6 +27,7 @@ __all__ = [
     "bandwidth",
     "codecs",
     "compute",
+    "experts",
     "machine",
     "matmul",
     "settings",

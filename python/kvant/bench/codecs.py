@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import isa
-from ..formats import format_info
+from ..formats import FormatInfo, format_info
 from ..qtensor import QTensor
 from ..quant import quantize
 from .ggml import Ggml
 from .inputs import packed_rows, weights
-from .limits import Limit, Limits
+from .limits import Limits
 from .memory import buffer
 from .result import Row, Section, Step, Update, beside, gather, row
 from .settings import Settings
@@ -39,80 +41,80 @@ def start(
 ) -> Section:
     """Fill a section that the caller keeps, so that it survives an interruption."""
     rows = max(1, settings.memory // (4 * _COLS))
-    section.title = f"Codecs: GB/s of f32, {_mib(rows)} MiB decoded, {_mib(_few(rows))} encoded"
+    # Encoding can be a hundred times slower than decoding.
+    few = max(1, rows // 4)
+    section.title = f"Codecs: GB/s of f32, {_mib(rows)} MiB decoded, {_mib(few)} encoded"
     section.keys = _KEYS
     limits = Limits(settings.memory)
-    x = weights(_few(rows), _COLS)
+    # Decoding writes to what the limit writes to.
+    out = limits.array[: rows * _COLS * 4].view(np.float32).reshape(rows, _COLS)
+    decode, encode = partial(_decode, out), partial(_encode, weights(few, _COLS))
     steps = [
-        Step(f"{format}, {name}, {n} threads", partial(run, settings, limits, x, format, name, n))
+        Step(
+            f"{format}, {name}, {n} threads",
+            partial(_measure, settings, limits, peer, make, format, name, n),
+        )
         for format in settings.formats
         for name in settings.isas_or_current()
         for n in settings.threads
-        for run in (partial(_decode, peer), partial(_encode, peer))
+        for make in (decode, encode)
     ]
     return gather(section, steps, update)
-
-
-def _few(rows: int) -> int:
-    # Encoding can be a hundred times slower than decoding.
-    return max(1, rows // 4)
 
 
 def _mib(rows: int) -> int:
     return rows * _COLS * 4 >> 20
 
 
+class _Codec(NamedTuple):
+    """One direction: our call, the peer's if it has one, and the bytes of f32."""
+
+    what: str
+    own: Callable[[], object]
+    theirs: Callable[[], object] | None
+    nbytes: int
+
+
 def _decode(
-    peer: Ggml | None,
-    settings: Settings,
-    limits: Limits,
-    x: NDArray[np.float32],
-    format: str,
-    name: str,
-    threads: int,
-) -> list[Row]:
-    rows = settings.memory // (4 * _COLS)
-    out = limits.array[: rows * _COLS * 4].view(np.float32).reshape(rows, _COLS)
-    q = QTensor(packed_rows(format, rows, _COLS), format, out.shape)
-    own = Task(lambda: q.dequantize(out=out, threads=threads), lambda: isa.use(name))
-    call = peer.to_float(q.info, q.data, out) if peer and threads == 1 else None
-    theirs = Task(call) if call else None
-    case = {"format": format, "what": "decode", "isa": name, "threads": threads}
-    return _row(settings, case, own, theirs, out.nbytes, limits.store(threads, out.nbytes))
+    out: NDArray[np.float32], peer: Ggml | None, info: FormatInfo, threads: int
+) -> _Codec | None:
+    q = QTensor(packed_rows(info.name, *out.shape), info.name, out.shape)
+    theirs = peer.to_float(info, q.data, out) if peer else None
+    own = partial(q.dequantize, out=out, threads=threads)
+    return _Codec("decode", own, theirs, out.nbytes)
 
 
 def _encode(
-    peer: Ggml | None,
+    x: NDArray[np.float32], peer: Ggml | None, info: FormatInfo, threads: int
+) -> _Codec | None:
+    if not info.can_encode:
+        return None
+    out = buffer(len(x) * info.row_bytes(_COLS)).reshape(len(x), -1)
+    theirs = peer.chunk(info, x, out, None) if peer else None
+    own = partial(quantize, x, info.name, out=out, threads=threads)
+    return _Codec("encode", own, theirs, x.nbytes)
+
+
+def _measure(
     settings: Settings,
     limits: Limits,
-    x: NDArray[np.float32],
+    peer: Ggml | None,
+    make: Callable[[Ggml | None, FormatInfo, int], _Codec | None],
     format: str,
     name: str,
     threads: int,
 ) -> list[Row]:
-    info = format_info(format)
-    if not info.can_encode:
+    codec = make(peer if threads == 1 else None, format_info(format), threads)
+    if codec is None:
         return []
-    shape = (x.shape[0], info.row_bytes(_COLS))
-    out = buffer(shape[0] * shape[1]).reshape(shape)
-    own = Task(lambda: quantize(x, format, threads=threads, out=out), lambda: isa.use(name))
-    call = peer.chunk(info, x, out, None) if peer and threads == 1 else None
-    theirs = Task(call) if call else None
-    case = {"format": format, "what": "encode", "isa": name, "threads": threads}
-    return _row(settings, case, own, theirs, x.nbytes, limits.read(threads, x.nbytes))
-
-
-def _row(
-    settings: Settings,
-    case: dict[str, object],
-    own: Task,
-    theirs: Task | None,
-    nbytes: int,
-    limit: Limit,
-) -> list[Row]:
-    tasks = {"own": own, "limit": limit.task} | ({"ggml": theirs} if theirs else {})
+    limited = limits.store if codec.what == "decode" else limits.read
+    limit = limited(threads, codec.nbytes)
+    tasks = {"own": Task(codec.own, lambda: isa.use(name)), "limit": limit.task}
+    if codec.theirs:
+        tasks["ggml"] = Task(codec.theirs)
     times = turns(tasks, rounds=settings.rounds, sample=settings.sample)
-    amount = nbytes / 1e9
-    more = {"ggml": beside(times["own"], times["ggml"], amount)} if theirs else {}
+    amount = codec.nbytes / 1e9
+    more = {p: beside(times["own"], times[p], amount) for p in ("ggml",) if p in times}
+    case = {"format": format, "what": codec.what, "isa": name, "threads": threads}
     top = (limit.name, times["limit"], limit.amount)
     return [row(case, (times["own"], amount), top, "GB/s", more)]

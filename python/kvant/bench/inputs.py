@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +12,27 @@ from ..formats import format_info
 from ..quant import quantize
 from .memory import buffer
 
-__all__ = ["packed_rows", "weights"]
+__all__ = ["Once", "packed_rows", "weights"]
+
+T = TypeVar("T")
+
+
+class Once(Generic[T]):
+    """Makes inputs at their first use, and forgets them after the last."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: list[T] = []
+
+    def __call__(self) -> T:
+        if not self._made:
+            self._made.append(self._make())
+        return self._made[0]
+
+    def forget(self) -> list[Any]:
+        """A last step, which finds no rows."""
+        self._made.clear()
+        return []
 
 
 def weights(rows: int, cols: int, seed: int = 0) -> NDArray[np.float32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -16,27 +15,29 @@ from ..formats import FormatInfo, format_info
 from ..products import matmul as product
 from ..qtensor import QTensor
 from .ggml import Ggml
-from .inputs import packed_rows
+from .inputs import Once, packed_rows
 from .limits import Limits
 from .memory import buffer
-from .result import Row, Section, Step, Update, beside, gather, row
+from .result import Row, Section, Step, Update, gather
+from .roof import Work, product_row, tops
 from .settings import Settings
 from .timing import Task, turns
 
-__all__ = ["PEERS", "matmul", "start"]
+__all__ = ["PAUSE", "PEERS", "matmul", "start"]
 
 _KEYS = ("format", "m", "isa", "threads", "weights")
 PEERS = ("ggml", "ggml repack")
 # After a peer's threads have stopped spinning nobody competes with them.
-_PAUSE = 0.002
+PAUSE = 0.002
 
 
 def matmul(settings: Settings, peer: Ggml | None = None, update: Update | None = None) -> Section:
     """Measure kvant.matmul: GB/s of weights for m = 1, GOP/s for more rows of x.
 
     Weights rotate among copies that no cache holds together. The limit for m = 1 is the read
-    probe, for more rows the int8 peak (f32 for weights of floats), with as many threads. Bytes
-    are those of the format, also for packed weights and for those that ggml lays out anew.
+    probe, for more rows the int8 peak (f32 for weights of floats), with as many threads; both
+    together are the roofline. Bytes are those of the format, also for packed weights and for
+    those that ggml lays out anew.
     """
     return start(Section("matmul", "", _KEYS), settings, peer, update)
 
@@ -51,7 +52,7 @@ def start(
     limits = Limits(settings.memory)
     steps: list[Step] = []
     for format in settings.formats:
-        made = _Once(partial(_Copies, format, settings))
+        made = Once(partial(_Copies, format, settings))
         steps += [
             Step(
                 f"{format}, m = {m}, {threads} threads",
@@ -81,23 +82,6 @@ class _Copies:
         self.packed_turn = cycle(range(count))
 
 
-class _Once:
-    """Makes the copies at their first use, and forgets them after the last."""
-
-    def __init__(self, make: Callable[[], _Copies]) -> None:
-        self._make = make
-        self._made: _Copies | None = None
-
-    def __call__(self) -> _Copies:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
-
-    def forget(self) -> list[Row]:
-        self._made = None
-        return []
-
-
 class _Case(NamedTuple):
     copies: _Copies
     x: NDArray[np.float32]
@@ -109,7 +93,7 @@ class _Case(NamedTuple):
 def _measure(
     settings: Settings,
     limits: Limits,
-    made: _Once,
+    made: Once[_Copies],
     peer: Ggml | None,
     name: str,
     threads: int,
@@ -120,50 +104,39 @@ def _measure(
     x[:] = np.random.default_rng(3).standard_normal((m, k), np.float32)
     out = buffer(4 * m * n).view(np.float32).reshape(m, n)
     case = _Case(made(), x, out, threads, name)
-    arithmetic = limits.products("f32" if case.copies.info.block == 1 else "int8", threads)
-    tops = {"read": limits.read(threads), "arithmetic": arithmetic}
-    own = _own(case)
+    copies = case.copies
+    limited = tops(limits, copies.info, threads)
+    own = _own(case, unpacked=m in settings.unpacked)
     theirs = _theirs(case, peer) if peer else {}
-    tasks = own | theirs | {key: top.task for key, top in tops.items()}
+    tasks = own | theirs | {key: top.task for key, top in limited.items()}
     times = turns(tasks, rounds=settings.rounds, sample=settings.sample)
-    operations, weights = 2e-9 * m * n * k, case.copies.nbytes / 1e9
-    amount, unit, key = (weights, "GB/s", "read") if m == 1 else (operations, "GOP/s", "arithmetic")
-    top = (tops[key].name, times[key], tops[key].amount)
-    rows = []
-    for kind in own:
-        more: dict[str, Any] = {
-            "gop_per_s": round(times[kind].rate(operations, "wall"), 3),
-            "operations_per_byte": round(operations / (weights + (x.nbytes + out.nbytes) / 1e9), 3),
-            "read_gb_per_s": round(times["read"].rate(tops["read"].amount, "wall"), 3),
-            f"{arithmetic.name}_gop_per_s": round(
-                times["arithmetic"].rate(arithmetic.amount, "wall"), 3
-            ),
-            "weight_bytes": case.copies.nbytes,
-        }
-        if kind == "packed":
-            more["packed_bytes"] = int(case.copies.packed[0].nbytes)
-        more |= {p: beside(times[kind], times[p], amount) for p in PEERS if p in times}
-        label = {"format": case.copies.info.name, "m": m, "isa": name, "threads": threads}
-        rows.append(row(label | {"weights": kind}, (times[kind], amount), top, unit, more))
+    work = Work(2e-9 * m * n * k, copies.nbytes / 1e9, (x.nbytes + out.nbytes) / 1e9)
+    label = {"format": copies.info.name, "m": m, "isa": name, "threads": threads}
+    rows = [
+        product_row(label | {"weights": kind}, times[kind], times, limited, work, PEERS)
+        for kind in own
+    ]
+    rows[0].more["packed_bytes"] = int(copies.packed[0].nbytes)
     return rows
 
 
-def _own(case: _Case) -> dict[str, Task]:
+def _own(case: _Case, *, unpacked: bool) -> dict[str, Task]:
     copies = case.copies
 
     def packed() -> None:
         w = copies.packed[next(copies.packed_turn)]
         product(case.x, w, out=case.out, act="q8", threads=case.threads)
 
-    def unpacked() -> None:
+    def as_in_a_file() -> None:
         w = copies.tensors[next(copies.turn)]
         product(case.x, w, out=case.out, act="q8", threads=case.threads)
 
     def before() -> None:
         isa.use(case.isa)
-        time.sleep(_PAUSE)
+        time.sleep(PAUSE)
 
-    return {"packed": Task(packed, before), "unpacked": Task(unpacked, before)}
+    tasks = {"packed": Task(packed, before)}
+    return tasks | {"unpacked": Task(as_in_a_file, before)} if unpacked else tasks
 
 
 def _theirs(case: _Case, peer: Ggml) -> dict[str, Task]:
@@ -184,5 +157,5 @@ def _theirs(case: _Case, peer: Ggml) -> dict[str, Task]:
         def run(products: list[Any] = products, turn: Any = turn) -> None:
             products[next(turn)]()
 
-        found[name] = Task(run, lambda: time.sleep(_PAUSE))
+        found[name] = Task(run, lambda: time.sleep(PAUSE))
     return found

@@ -21,6 +21,8 @@ _COLORS = (
     *("#0b7285", "#5c940d", "#a65e00", "#364fc7"),
 )
 _MARKERS = "osD^vP*Xph"
+# When there are more formats than colours.
+_USUAL = ("q4_0", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs", "mxfp4")
 
 
 class Point(NamedTuple):
@@ -74,13 +76,19 @@ def roofline_png(report: Report, width: float = 9.6, height: float = 5.6, dpi: i
         figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
         canvas: Any = FigureCanvasAgg(figure)
         axes: Any = figure.add_subplot()
-        drawn, tops = points(report), roofs(report)
+        drawn, tops = _told_apart(points(report)), roofs(report)
         _axes(axes, report)
         _roofs(axes, tops, drawn)
         _points(axes, drawn)
         out = io.BytesIO()
         canvas.print_png(out, metadata={"Software": "kvant"})
         return out.getvalue()
+
+
+def _told_apart(drawn: list[Point]) -> list[Point]:
+    if len({p.format for p in drawn}) <= len(_COLORS):
+        return drawn
+    return [p for p in drawn if p.format in _USUAL]
 
 
 def _axes(axes: Any, report: Report) -> None:

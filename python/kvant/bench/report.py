@@ -1,21 +1,45 @@
-"""A report on a terminal: the machine, and one table for each section."""
+"""A report to be read: the machine and a table for each section, on a terminal or as markdown."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .machine import warnings
-from .matmul import PEERS
-from .result import Report, Row, Section
+from .result import Row, Section
 
-__all__ = ["head_lines", "print_head", "print_section", "table"]
+__all__ = ["Grid", "grid", "head_lines", "markdown", "print_grid", "print_head", "table"]
 
 _LEFT = ("isa", "format", "what", "pages", "weights")
+
+
+class Grid(NamedTuple):
+    """A table as texts.
+
+    Attributes
+    ----------
+    title, heads
+        Heading, and names of the columns.
+    left
+        Whether a column is aligned to the left.
+    rows
+        Cells.
+    notes
+        What stands below.
+    breaks
+        Rows that begin a group.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    left: tuple[bool, ...]
+    rows: list[tuple[str, ...]]
+    notes: list[str]
+    breaks: frozenset[int] = frozenset()
 
 
 def head_lines(machine: dict[str, Any]) -> list[tuple[str, str]]:
@@ -45,49 +69,85 @@ def head_lines(machine: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def print_head(report: Report, console: Console) -> None:
+def print_head(lines: list[tuple[str, str]], notes: list[str], console: Console) -> None:
     """The machine, and what makes numbers from it doubtful."""
-    for key, value in head_lines(report.machine):
+    for key, value in lines:
         console.print(Text(f"{key:>16}  {value}"))
-    for text in warnings(report.machine):
+    for text in notes:
         console.print(Text(f"note: {text}", style="yellow"))
 
 
-def print_section(section: Section, console: Console) -> None:
-    """The table of a section and its notes."""
+def print_grid(found: Grid, console: Console, style: Callable[[str], str] = lambda _: "") -> None:
+    """A table and its notes; `style` gives the colour of a cell by its text."""
     console.print()
-    console.print(table(section))
-    for note in section.notes:
-        console.print(Text(f"note: {note}", style="yellow"))
-    if not section.complete:
-        console.print(Text("interrupted: rows are missing", style="yellow"))
+    console.print(table(found, style))
+    for note in found.notes:
+        console.print(Text(note, style="yellow"))
 
 
-def table(section: Section) -> Table:
-    """A section as a rich table; what is the same in all rows stands in its title."""
+def grid(section: Section) -> Grid:
+    """A section as a table; what is the same in all rows stands in its title."""
     same = [k for k in section.keys if len({r.case[k] for r in section.rows}) == 1]
     common = ", ".join(_word(key, section.rows[0].case[key]) for key in same)
     keys = [k for k in section.keys if k not in same]
-    peers = [p for p in PEERS if any(p in r.more for r in section.rows)]
-    title = f"{section.title}; {common}" if common else section.title
-    found = Table(title=title, title_justify="left", pad_edge=False)
-    for key in keys:
-        found.add_column(key, justify="left" if key in _LEFT else "right", no_wrap=True)
-    for name in ("rate", "spread"):
-        found.add_column(name, justify="right", no_wrap=True)
-    found.add_column("share of limit", no_wrap=True)
-    for name in peers:
-        found.add_column(name, justify="right", no_wrap=True)
-        found.add_column("x", justify="right", no_wrap=True)
+    peers = _peers(section.rows)
+    under = any("of_roofline" in r.more for r in section.rows)
+    heads = [*keys, "rate", "spread", "share of limit"] + ["of roof"] * under
     firsts = [r.case[keys[0]] if keys else None for r in section.rows]
+    changes = {i for i, (a, b) in enumerate(pairwise(firsts), 1) if a != b}
     # Lines between groups, unless every row would be one.
-    grouped = sum(a != b for a, b in pairwise(firsts)) < len(set(firsts))
-    for index, r in enumerate(section.rows):
-        if index and grouped and firsts[index] != firsts[index - 1]:
-            found.add_section()
-        case = (str(r.case[key]) for key in keys)
-        found.add_row(*map(Text, (*case, *_numbers(r), *_beside(r, peers))))
-    return found
+    breaks = changes if len(changes) < len(set(firsts)) else set()
+    notes = [f"note: {note}" for note in section.notes]
+    if not section.complete:
+        notes.append("interrupted: rows are missing")
+    return Grid(
+        title=f"{section.title}; {common}" if common else section.title,
+        heads=(*heads, *(word for name in peers for word in (name, "x"))),
+        left=tuple(h in (*_LEFT, "share of limit") for h in heads) + (False, False) * len(peers),
+        rows=[_cells(r, keys, under, peers) for r in section.rows],
+        notes=notes,
+        breaks=frozenset(breaks),
+    )
+
+
+def table(found: Grid, style: Callable[[str], str] = lambda _: "") -> Table:
+    """For a terminal."""
+    made = Table(title=found.title, title_justify="left", pad_edge=False)
+    for head, left in zip(found.heads, found.left, strict=True):
+        made.add_column(head, justify="left" if left else "right", no_wrap=True)
+    for index, row in enumerate(found.rows):
+        if index in found.breaks:
+            made.add_section()
+        made.add_row(*(Text(cell, style=style(cell)) for cell in row))
+    return made
+
+
+def markdown(found: Grid) -> str:
+    """For a file.
+
+    >>> print(markdown(Grid("Speed", ("format", "GB/s"), (True, False), [("q4_0", "9.5")], [])))
+    ## Speed
+    <BLANKLINE>
+    | format | GB/s |
+    |---|---:|
+    | q4_0 | 9.5 |
+    """
+    lines = [f"## {found.title}", "", _line(found.heads)]
+    lines.append("|" + "|".join("---" if left else "---:" for left in found.left) + "|")
+    lines += map(_line, found.rows)
+    for note in found.notes:
+        lines += ["", note]
+    return "\n".join(lines)
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _peers(rows: list[Row]) -> list[str]:
+    """Names of those that did the same work, in the order of their appearance."""
+    found = {k: 1 for r in rows for k, v in r.more.items() if isinstance(v, dict) and "times" in v}
+    return list(found)
 
 
 def _word(key: str, value: Any) -> str:
@@ -101,20 +161,19 @@ def _word(key: str, value: Any) -> str:
     return f"{key} = {value}" if isinstance(value, int) else str(value)
 
 
-def _numbers(r: Row) -> tuple[str, ...]:
-    return (
+def _cells(r: Row, keys: list[str], under: bool, peers: list[str]) -> tuple[str, ...]:
+    cells = [str(r.case[key]) for key in keys]
+    cells += [
         f"{_short(r.value)} {r.unit}",
         f"±{50 * r.spread:.0f}%",
         f"{r.of_limit.median:.2f} of {_short(r.limit_value)} {r.limit}",
-    )
-
-
-def _beside(r: Row, peers: list[str]) -> list[str]:
-    cells = []
+    ]
+    if under:
+        cells.append(f"{r.more['of_roofline']['median']:.2f}" if "of_roofline" in r.more else "")
     for name in peers:
         peer = r.more.get(name)
         cells += [_short(peer["value"]), f"{peer['times']['median']:.2f}"] if peer else ["", ""]
-    return cells
+    return tuple(cells)
 
 
 def _short(value: float) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from .. import isa
 from .settings import Settings
 from .timing import Ratio, Times, ratio, spread
 
-__all__ = ["Report", "Row", "Section", "Step", "beside", "gather", "row"]
+__all__ = ["Part", "Report", "Row", "Section", "Step", "Update", "beside", "gather", "row"]
 
 Update = Callable[[str, int, int], None]
 
@@ -109,7 +109,17 @@ class Step:
     """A part of a measurement that is shown as one in the progress."""
 
     label: str
-    run: Callable[[], Iterable[Row]]
+    run: Callable[[], Iterable[Any]]
+
+
+class Part(Protocol):
+    """What steps fill."""
+
+    rows: list[Any]
+    complete: bool
+
+
+P = TypeVar("P", bound=Part)
 
 
 @dataclass
@@ -173,8 +183,8 @@ class Report:
         }
 
 
-def gather(section: Section, steps: list[Step], update: Update | None = None) -> Section:
-    """Run the steps and put their rows into the section as they come.
+def gather(section: P, steps: Sequence[Step], update: Update | None = None) -> P:
+    """Run the steps and put their rows into a section as they come.
 
     Ctrl-C goes on to the caller; the section then holds the rows of the steps that were finished.
     The instruction set in use is put back.

@@ -21,6 +21,8 @@ _FORMATS = ("q4_0", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4",
 _QUICK_FORMATS = ("q4_0", "q8_0", "q4_k", "q6_k")
 _SHAPE = (14336, 4096)
 _TOKENS = (1, 8, 32, 512)
+# Of a layer of Qwen3-30B-A3B.
+_EXPERTS, _QUICK_EXPERTS = (128, 8, 768, 2048), (32, 8, 768, 2048)
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,15 @@ class Settings:
     isas
         Instruction sets, each measured; empty for every one in `compute`, the one in use elsewhere.
     formats
-        Weight formats of `codecs` and `matmul`.
+        Weight formats of `codecs`, `matmul` and `experts`.
     tokens
-        Numbers m of rows of x in `matmul`.
+        Numbers m of rows of x in `matmul` and `experts`.
+    unpacked
+        Those of them for which `matmul` takes weights as in a file, too.
     shape
         n and k: weights are [n, k].
+    experts
+        Experts, how many of them each row of x asks, their f, and k: gate and up are [f, k].
     memory
         Bytes of a buffer that no cache holds.
     rounds
@@ -51,7 +57,9 @@ class Settings:
     isas: tuple[str, ...]
     formats: tuple[str, ...]
     tokens: tuple[int, ...]
+    unpacked: tuple[int, ...]
     shape: tuple[int, int]
+    experts: tuple[int, int, int, int]
     memory: int
     rounds: int
     sample: float
@@ -71,7 +79,9 @@ def settings(
     isas: Sequence[str] = (),
     formats: Sequence[str] = (),
     tokens: Sequence[int] = (),
+    unpacked: Sequence[int] | None = None,
     shape: Sequence[int] = (),
+    experts: Sequence[int] = (),
     memory: int | None = None,
     rounds: int | None = None,
     quick: bool = False,
@@ -80,10 +90,10 @@ def settings(
 
     Parameters
     ----------
-    threads, isas, formats, tokens, shape, memory, rounds
+    threads, isas, formats, tokens, unpacked, shape, experts, memory, rounds
         As in `Settings`; nothing given means: threads 1, 2, 4, ... up to the library's default;
-        a few usual formats; m = 1, 8, 32, 512 on 14336 x 4096; 320 MiB or four times the
-        last-level cache, whichever is more.
+        a few usual formats; m = 1, 8, 32, 512 on 14336 x 4096, packed and not; 8 of 128 experts,
+        768 x 2048; 320 MiB or four times the last-level cache, whichever is more.
     quick
         Smaller buffers, fewer formats, shorter samples: a look, not a measurement to keep.
 
@@ -113,17 +123,24 @@ def settings(
             raise ShapeError(
                 f"[bench] expected k to be a multiple of {info.block} ({name}), got {k}"
             )
+    count, top, f, cols = experts or (_QUICK_EXPERTS if quick else _EXPERTS)
+    if top > count:
+        raise ShapeError(f"[bench] expected at most {count} experts to be chosen, got {top}")
+    many = tuple(tokens) or ((1, 32) if quick else _TOKENS)
     found = Settings(
         threads=tuple(threads) if threads else _doubling(default_threads()),
         isas=tuple(isas),
         formats=wanted,
-        tokens=tuple(tokens) or ((1, 32) if quick else _TOKENS),
+        tokens=many,
+        unpacked=many if unpacked is None else tuple(unpacked),
         shape=(n, k),
+        experts=(count, top, f, cols),
         memory=_rounded(memory if memory is not None else _memory(quick)),
         rounds=rounds or 7,
         sample=0.002 if quick else 0.01,
     )
-    if min(*found.threads, *found.tokens, *found.shape, found.memory) < 1:
+    sizes = (*found.shape, *found.experts, found.memory)
+    if min(*found.threads, *found.tokens, *sizes) < 1:
         raise Error("[bench] expected sizes and threads above 0")
     return found
 

@@ -17,7 +17,7 @@ __all__ = ["add_recipe_options", "bar", "command_line", "console", "overrides", 
 
 Update = Callable[[str, int, int], None]
 
-_PIPE_WIDTH = 120
+_PIPE_WIDTH = 140
 
 
 def console() -> Console:

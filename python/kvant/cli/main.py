@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .. import __version__
+from .. import __version__, environment
 from ..errors import Error
 
 __all__ = ["build_parser", "main"]
@@ -64,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str or None
         Arguments without the program's name; None takes those of the process.
     """
+    try:
+        environment.check()
+    except Error as error:
+        return _fail(f"kvant: {error}")
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     args = parser.parse_args(words)
