@@ -30,13 +30,9 @@ KVANT_INLINE void multiply_panel(const RowTile* tiles, const uint8_t* record, in
     KVANT_UNROLL
     for (int g = 0; g < kGroups; ++g) {
       I sum[kTiles][kColumns];
-      KVANT_UNROLL
-      for (int c = 0; c < kColumns; ++c) {
-        KVANT_UNROLL
-        for (int t = 0; t < kTiles; ++t) sum[t][c] = V::splat_i(start[g * kColumns + c]);
-      }
       const int group = b * kGroups + g;
-      V::template dot<kSteps, kMax>(tiles->codes[8 * b + kSteps * g][lane], kStride, record + 4 * kSteps * g, sum);
+      V::template dot<kSteps, kMax>(tiles->codes[8 * b + kSteps * g][lane], kStride, record + 4 * kSteps * g,
+                                    start + g * kColumns, sum);
       KVANT_UNROLL
       for (int t = 0; t < kTiles; ++t) {
         const F scale = V::load(&tiles[t].scale[group][lane]);

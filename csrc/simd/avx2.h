@@ -134,7 +134,7 @@ struct Avx2 {
   KVANT_INLINE I gather(const uint32_t* table, I index) { return _mm256_i32gather_epi32((const int*)table, index, 4); }
 
   static constexpr int kWideOffset = 0;
-  static constexpr int kTiles = 1, kFloatColumns = 4, kColumns[] = {4, 4};
+  static constexpr int kTiles = 1, kFloatColumns = 4, kColumns[] = {3, 3};
   static constexpr bool kSteady = false;
   static constexpr int dot_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : max <= 63 ? 63 : max <= 127 ? 127 : 255; }
   // A value that is computed where it stands: gcc puts off such additions until the last, and stores
@@ -145,7 +145,8 @@ struct Avx2 {
   }
   // Products are added in pairs to sixteen bits; as many pairs are added up there as cannot overflow.
   template <int kSteps, int kMax, class Sum, int kT, int kC>
-  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, const int32_t* start,
+                        Sum (&sum)[kT][kC]) {
     constexpr int kFit = kMax == 255 ? 1 : 32767 / (2 * kMax * 127), kRun = kFit < kSteps ? kFit : kSteps;
     const I ones = _mm256_set1_epi16(1);
     KVANT_UNROLL
@@ -158,7 +159,7 @@ struct Avx2 {
           I w[2], size[2];
           KVANT_UNROLL
           for (int p = 0; p < 2; ++p) {
-            w[p] = _mm256_loadu_si256((const __m256i*)(codes + t * stride + 64 * s + 32 * p));
+            w[p] = here(_mm256_loadu_si256((const __m256i*)(codes + t * stride + 64 * s + 32 * p)));
             // |w| times x with the sign of w: at most 2 * 128 * 127, which fits.
             size[p] = kMax == 255 ? _mm256_abs_epi8(w[p]) : w[p];
           }
@@ -166,7 +167,7 @@ struct Avx2 {
           for (int c = 0; c < kC; ++c) {
             int32_t four;
             __builtin_memcpy(&four, q + 32 * c + 4 * s, 4);
-            const I x = _mm256_set1_epi32(four);
+            const I x = here(_mm256_set1_epi32(four));
             KVANT_UNROLL
             for (int p = 0; p < 2; ++p) {
               const I product = _mm256_maddubs_epi16(size[p], kMax == 255 ? _mm256_sign_epi8(x, w[p]) : x);
@@ -177,7 +178,11 @@ struct Avx2 {
         KVANT_UNROLL
         for (int c = 0; c < kC; ++c) {
           KVANT_UNROLL
-          for (int p = 0; p < 2; ++p) sum[t][c].v[p] = here(iadd(sum[t][c].v[p], _mm256_madd_epi16(pairs[c][p], ones)));
+          for (int p = 0; p < 2; ++p) {
+            // The start is loaded when it is needed: registers are few.
+            const I before = first == 0 ? isplat(start[c]) : sum[t][c].v[p];
+            sum[t][c].v[p] = here(iadd(before, _mm256_madd_epi16(pairs[c][p], ones)));
+          }
         }
       }
     }

@@ -142,7 +142,11 @@ struct Avx512Vnni {
     return a;
   }
   template <int kSteps, int kMax, class Sum, int kT, int kC>
-  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, const int32_t* start,
+                        Sum (&sum)[kT][kC]) {
+    for (int c = 0; c < kC; ++c) {
+      for (int t = 0; t < kT; ++t) sum[t][c].v[0] = _mm512_set1_epi32(start[c]);
+    }
     for (int s = 0; s < kSteps; ++s) {
       I w[kT];
       for (int t = 0; t < kT; ++t) w[t] = hold(_mm512_loadu_si512(codes + t * stride + 64 * s));

@@ -135,10 +135,16 @@ struct NeonDotprod {
   // Unsigned codes are at most 127, so signed bytes to the processor. Sixteen bytes of a column serve
   // four steps, one lane each.
   template <int kSteps, int kMax, class Sum, int kT, int kC>
-  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, const int32_t* start,
+                        Sum (&sum)[kT][kC]) {
     static_assert(kSteps % 4 == 0);
     KVANT_UNROLL
     for (int t = 0; t < kT; ++t) {
+      KVANT_UNROLL
+      for (int c = 0; c < kC; ++c) {
+        KVANT_UNROLL
+        for (int p = 0; p < 4; ++p) sum[t][c].v[p] = vdupq_n_s32(start[c]);
+      }
       KVANT_UNROLL
       for (int s = 0; s < kSteps; s += 4) {
         const int8_t* code = reinterpret_cast<const int8_t*>(codes + t * stride + 64 * s);

@@ -12,20 +12,23 @@ struct NeonI8mm : NeonDotprod {
   // [w0 x0, w0 x1, w1 x0, w1 x1]. Two steps of codes zipped are eight codes of one row after those of
   // another. Sums are zipped column with column before, and unzipped to lanes behind.
   template <int kSteps, int kMax, class Sum, int kT, int kC>
-  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, const int32_t* start,
+                        Sum (&sum)[kT][kC]) {
     constexpr int kPairs = kC / 2;
-    if constexpr (kPairs == 0) return NeonDotprod::dot<kSteps, kMax>(codes, stride, q, sum);
+    if constexpr (kPairs == 0) return NeonDotprod::dot<kSteps, kMax>(codes, stride, q, start, sum);
     static_assert(kSteps % 2 == 0);
     KVANT_UNROLL
     for (int t = 0; t < kT; ++t) {
       I pair[kPairs + 1][8];
       KVANT_UNROLL
       for (int c = 0; c < kPairs; ++c) {
+        const int32x2_t two = vld1_s32(start + 2 * c);
         KVANT_UNROLL
-        for (int p = 0; p < 4; ++p) {
-          pair[c][2 * p] = vzip1q_s32(sum[t][2 * c].v[p], sum[t][2 * c + 1].v[p]);
-          pair[c][2 * p + 1] = vzip2q_s32(sum[t][2 * c].v[p], sum[t][2 * c + 1].v[p]);
-        }
+        for (int p = 0; p < 8; ++p) pair[c][p] = vcombine_s32(two, two);
+      }
+      if constexpr (kC % 2 == 1) {
+        KVANT_UNROLL
+        for (int p = 0; p < 4; ++p) sum[t][kC - 1].v[p] = vdupq_n_s32(start[kC - 1]);
       }
       KVANT_UNROLL
       for (int s = 0; s < kSteps; s += 2) {

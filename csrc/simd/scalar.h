@@ -95,9 +95,11 @@ struct Scalar {
   static constexpr bool kSteady = false;
   static constexpr int dot_class(int max) { return max == 255 ? 255 : 127; }
   template <int kSteps, int kMax, class Sum, int kT, int kC>
-  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, Sum (&sum)[kT][kC]) {
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, const int32_t* start,
+                        Sum (&sum)[kT][kC]) {
     for (int t = 0; t < kT; ++t) {
       for (int c = 0; c < kC; ++c) {
+        sum[t][c].v[0] = start[c];
         for (int s = 0; s < kSteps; ++s) {
           for (int i = 0; i < 4; ++i) {
             const uint8_t code = codes[t * stride + 64 * s + i];

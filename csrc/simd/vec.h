@@ -132,14 +132,15 @@ struct Wide {
   KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) { KVANT_EACH a.v[p] = N::lookup_bytes(table, a.v[p]); return a; }
   KVANT_INLINE I gather(const uint32_t* table, I index) { I r; KVANT_EACH r.v[p] = N::gather(table, index.v[p]); return r; }
 
-  // sum[t][c] += four adjacent products of codes and q in every lane, kSteps times. Step s of tile t
+  // sum[t][c] = start[c] + four adjacent products of codes and q in every lane, kSteps times. Step s of tile t
   // takes the codes at codes + t * stride + 64 * s, four per lane, and of column c the four bytes at
   // q + 32 * c + 4 * s. Codes are unsigned and at most kMax; kMax = 255 stands for codes over the
   // whole range of eight bits, unsigned where kWideOffset is 128 and signed where it is 0. q is
   // signed and not -128. The sums are exact.
   template <int kSteps, int kMax, int kTiles, int kColumns>
-  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, I (&sum)[kTiles][kColumns]) {
-    N::template dot<kSteps, kMax>(codes, stride, q, sum);
+  KVANT_INLINE void dot(const uint8_t* codes, int64_t stride, const uint8_t* q, const int32_t* start,
+                        I (&sum)[kTiles][kColumns]) {
+    N::template dot<kSteps, kMax>(codes, stride, q, start, sum);
   }
   // One such step, where kStreams: four codes and four bytes of q in every lane.
   template <int kMax>
