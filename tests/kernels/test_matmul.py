@@ -151,6 +151,21 @@ def test_zeros_give_positive_zeros(name, isa):
     assert not words(kvant.matmul(x, weights(name, 20, k, 0, "finite"))).any()
 
 
+# Where some ISAs multiply with another formula, and where they do not: scales of 2^-41 ... and 2^101.
+@pytest.mark.parametrize("exponent", [0, 1, 2, 85, 86, 87, 88, 89, 226, 227, 228, 229, 253, 254])
+def test_scales_far_from_one(exponent, isa):
+    q = weights("mxfp4", 35, 320, exponent)
+    blocks = q.data.reshape(35, 10, 17)
+    blocks[:, :, 0] = exponent
+    blocks[5:9, ::3, 0] = 127
+    blocks[11, :, 1:] = 0
+    x = activations((7,), 320, "normal", 1)
+    x[2] *= np.float32(2.0**-98)
+    wanted = reference_product(x, q, "q8")
+    check(isa, kvant.matmul(x, q), wanted)
+    check(f"{isa}, packed", kvant.matmul(x, q.pack()), wanted)
+
+
 def test_a_bad_scale_spoils_its_own_output_only(isa):
     q = weights("q8_0", 40, 320, 0)
     x = distribution("normal", 5, 320, 0)
