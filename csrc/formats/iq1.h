@@ -25,10 +25,10 @@ KVANT_INLINE void put_eighths(Out&& out, int k, typename V::I index, typename V:
   const auto twice = down + down;
   const auto shift = splat_bytes<V>(2) - ((twice | twice.template shl<8>()) |
                                           (twice.template shl<16>() | twice.template shl<24>()));
-  each_place<V, 2>([&](int part) KVANT_LAMBDA {
-    const auto point = V::gather(reinterpret_cast<const uint32_t*>(kIq1s.point) + part, index + index);
-    out.put(k + part, (((point & two) + one) & two).template shl<3>() + shift);
-  });
+  typename V::I low, high;
+  V::gather_pairs(kIq1s.point, index, low, high);
+  out.put(k, (((low & two) + one) & two).template shl<3>() + shift);
+  out.put(k + 1, (((high & two) + one) & two).template shl<3>() + shift);
 }
 
 struct IQ1_S {

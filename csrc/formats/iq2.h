@@ -26,12 +26,6 @@ KVANT_INLINE void store_signed16(int8_t* codes, uint64_t first, uint64_t second,
 
 KVANT_INLINE float half_step(float d, int code, float unit) { return d * (0.5f + float(code)) * unit; }
 
-// Half `part` of a point of a book of eight coordinates.
-template <class V>
-KVANT_INLINE typename V::I point_half(const uint64_t* points, typename V::I index, int part) {
-  return V::gather(reinterpret_cast<const uint32_t*>(points) + part, index + index);
-}
-
 // The eighth sign of a 7-bit word, behind it.
 template <class V>
 KVANT_INLINE typename V::I with_parity(typename V::I word) {
@@ -54,8 +48,10 @@ KVANT_INLINE typename V::I signed_codes(typename V::I magnitudes, typename V::I 
 template <class V, class Out>
 KVANT_INLINE void put_point(Out&& out, int k, const uint64_t* points, typename V::I index,
                             typename V::I signs) {
-  out.put(k, signed_codes<V>(point_half<V>(points, index, 0), signs));
-  out.put(k + 1, signed_codes<V>(point_half<V>(points, index, 1), signs.template shr<4>()));
+  typename V::I low, high;
+  V::gather_pairs(points, index, low, high);
+  out.put(k, signed_codes<V>(low, signs));
+  out.put(k + 1, signed_codes<V>(high, signs.template shr<4>()));
 }
 
 template <class V>

@@ -131,7 +131,29 @@ struct Avx2 {
   KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), a);
   }
-  KVANT_INLINE I gather(const uint32_t* table, I index) { return _mm256_i32gather_epi32((const int*)table, index, 4); }
+  // Loads one by one: gather instructions are microcode on processors that were made safe, and slower.
+  KVANT_INLINE __m128 load_pair(const uint64_t* table, const uint32_t* at) {
+    const __m128d first = _mm_load_sd(reinterpret_cast<const double*>(table + at[0]));
+    return _mm_castpd_ps(_mm_loadh_pd(first, reinterpret_cast<const double*>(table + at[1])));
+  }
+  KVANT_INLINE void gather_pairs(const uint64_t* table, I index, I& low, I& high) {
+    alignas(32) uint32_t at[8];
+    _mm256_store_si256(reinterpret_cast<I*>(at), index);
+    const __m256 first = _mm256_set_m128(load_pair(table, at + 4), load_pair(table, at));
+    const __m256 second = _mm256_set_m128(load_pair(table, at + 6), load_pair(table, at + 2));
+    low = _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0x88));
+    high = _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0xdd));
+  }
+  KVANT_INLINE __m128i load_four(const uint32_t* table, const uint32_t* at) {
+    const auto word = [&](int i) KVANT_LAMBDA { return int(table[at[i]]); };
+    return _mm_insert_epi32(_mm_insert_epi32(_mm_insert_epi32(_mm_cvtsi32_si128(word(0)), word(1), 1), word(2), 2),
+                            word(3), 3);
+  }
+  KVANT_INLINE I gather(const uint32_t* table, I index) {
+    alignas(32) uint32_t at[8];
+    _mm256_store_si256(reinterpret_cast<I*>(at), index);
+    return _mm256_set_m128i(load_four(table, at + 4), load_four(table, at));
+  }
 
   static constexpr int kWideOffset = 0;
   static constexpr int kTiles = 1, kFloatColumns = 4, kColumns[] = {3, 3};

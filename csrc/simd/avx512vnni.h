@@ -127,6 +127,24 @@ struct Avx512Vnni {
   KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), a);
   }
+  // Loads one by one: two gathers of eight take longer.
+  KVANT_INLINE __m128d load_pair(const uint64_t* table, const uint32_t* at) {
+    const __m128d first = _mm_load_sd(reinterpret_cast<const double*>(table + at[0]));
+    return _mm_loadh_pd(first, reinterpret_cast<const double*>(table + at[1]));
+  }
+  KVANT_INLINE I load_eight(const uint64_t* table, const uint32_t* at) {
+    const __m256d low = _mm256_set_m128d(load_pair(table, at + 2), load_pair(table, at));
+    const __m256d high = _mm256_set_m128d(load_pair(table, at + 6), load_pair(table, at + 4));
+    return _mm512_castpd_si512(_mm512_insertf64x4(_mm512_castpd256_pd512(low), high, 1));
+  }
+  KVANT_INLINE void gather_pairs(const uint64_t* table, I index, I& low, I& high) {
+    alignas(64) uint32_t at[16];
+    _mm512_store_si512(at, index);
+    const I first = load_eight(table, at), second = load_eight(table, at + 8);
+    const I even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    low = _mm512_permutex2var_epi32(first, even, second);
+    high = _mm512_permutex2var_epi32(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second);
+  }
   KVANT_INLINE I gather(const uint32_t* table, I index) { return _mm512_i32gather_epi32(index, table, 4); }
 
   static constexpr int kWideOffset = 128;

@@ -122,6 +122,13 @@ struct NeonDotprod {
   KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) {
     return vreinterpretq_s32_u8(vqtbl1q_u8(vld1q_u8(table), vreinterpretq_u8_s32(a)));
   }
+  KVANT_INLINE void gather_pairs(const uint64_t* table, I index, I& low, I& high) {
+    const uint64_t four[4] = {table[vgetq_lane_s32(index, 0)], table[vgetq_lane_s32(index, 1)],
+                              table[vgetq_lane_s32(index, 2)], table[vgetq_lane_s32(index, 3)]};
+    const I first = vreinterpretq_s32_u64(vld1q_u64(four)), second = vreinterpretq_s32_u64(vld1q_u64(four + 2));
+    low = vuzp1q_s32(first, second);
+    high = vuzp2q_s32(first, second);
+  }
   KVANT_INLINE I gather(const uint32_t* table, I index) {
     const uint32_t four[4] = {table[vgetq_lane_s32(index, 0)], table[vgetq_lane_s32(index, 1)],
                               table[vgetq_lane_s32(index, 2)], table[vgetq_lane_s32(index, 3)]};

@@ -88,6 +88,10 @@ struct Scalar {
     for (int shift = 0; shift < 32; shift += 8) r |= uint32_t(table[uint32_t(a) >> shift & 15]) << shift;
     return I(r);
   }
+  KVANT_INLINE void gather_pairs(const uint64_t* table, I index, I& low, I& high) {
+    low = I(uint32_t(table[index]));
+    high = I(uint32_t(table[index] >> 32));
+  }
   KVANT_INLINE I gather(const uint32_t* table, I index) { return I(table[index]); }
 
   static constexpr int kWideOffset = 0;

@@ -130,6 +130,10 @@ struct Wide {
   KVANT_INLINE F low_half(I a) { F r; KVANT_EACH r.v[p] = N::low_half(a.v[p]); return r; }
   // Every byte of a looked up: table[a], a in 0..15.
   KVANT_INLINE I lookup_bytes(const uint8_t* table, I a) { KVANT_EACH a.v[p] = N::lookup_bytes(table, a.v[p]); return a; }
+  // Entries of eight bytes: the first four of each, and the last.
+  KVANT_INLINE void gather_pairs(const uint64_t* table, I index, I& low, I& high) {
+    KVANT_EACH N::gather_pairs(table, index.v[p], low.v[p], high.v[p]);
+  }
   KVANT_INLINE I gather(const uint32_t* table, I index) { I r; KVANT_EACH r.v[p] = N::gather(table, index.v[p]); return r; }
 
   // sum[t][c] = start[c] + four adjacent products of codes and q in every lane, kSteps times. Step s of tile t
