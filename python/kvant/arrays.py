@@ -14,6 +14,7 @@ from kvant.errors import ShapeError
 __all__ = [
     "FLOAT_TYPES",
     "as_rows",
+    "checked_out",
     "empty",
     "f32_array",
     "f32_result",
@@ -120,6 +121,17 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     return _core.allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
 
+def checked_out(
+    function: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return `out` if results of that shape and dtype can be written to it in one piece."""
+    result = _of_kind(function, out, shape, dtype)
+    flags = result.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        raise ShapeError(f"[{function}] expected out to be C-contiguous, aligned and writable")
+    return result
+
+
 def f32_array(function: str, what: str, x: Any) -> NDArray[np.float32]:
     """Return x as an f32 array of at least one axis, the last contiguous; copied if its strides
     or its alignment are no floats'.
@@ -170,27 +182,25 @@ def f32_result(
     if out is None:
         small = math.prod(shape) * 4 < _SMALL_BYTES
         return np.empty(shape, _F32) if small else empty(shape, _F32)
-    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != _F32:
-        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ShapeError(f"[{function}] expected out of float32 {shape}, got {got}")
-    flags = out.flags
+    result: NDArray[np.float32] = _of_kind(function, out, shape, _F32)
+    flags = result.flags
     if not (flags.writeable and flags.aligned):
         raise ShapeError(f"[{function}] expected out to be aligned and writable")
-    if not flags.c_contiguous and out.size:
-        _check_apart(function, out)
+    if not flags.c_contiguous and result.size:
+        _check_apart(function, result)
     for given in inputs:
         if (
-            given is not out
+            given is not result
             and isinstance(given, np.ndarray)
-            and np.may_share_memory(out, given)
-            and not _same_place(out, given)
-            and np.shares_memory(out, given)
+            and np.may_share_memory(result, given)
+            and not _same_place(result, given)
+            and np.shares_memory(result, given)
         ):
             raise ShapeError(
                 f"[{function}] expected out to be an input or apart from it, got memory that "
                 "overlaps one"
             )
-    return out
+    return result
 
 
 def result_rows(function: str, out: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -203,6 +213,13 @@ def result_rows(function: str, out: NDArray[np.float32]) -> NDArray[np.float32]:
             f"[{function}] expected out with evenly spaced rows, got strides {out.strides}"
         )
     return rows
+
+
+def _of_kind(function: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype:
+        return out
+    got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+    raise ShapeError(f"[{function}] expected out of {dtype} {shape}, got {got}")
 
 
 def _check_apart(function: str, out: NDArray[np.float32]) -> None:

@@ -9,18 +9,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvant import _core
-from kvant.arrays import as_rows, f32_result
+from kvant.arrays import as_rows, checked_out, f32_result
 from kvant.errors import ShapeError
-from kvant.packed import PackedTensor
-from kvant.products import act_number, checked_out
-from kvant.qtensor import QTensor
+from kvant.products import act_number
+from kvant.weights import Weights, check_weights
 
 __all__ = ["matmul_experts"]
 
 
 def matmul_experts(
     x: ArrayLike,
-    experts: QTensor | PackedTensor,
+    experts: Weights,
     ids: ArrayLike,
     *,
     out: NDArray[np.float32] | None = None,
@@ -68,7 +67,7 @@ def matmul_experts(
            [64., 64.],
            [32., 32.]], dtype=float32)
     """
-    check_axes("matmul_experts", "experts", experts, 3)
+    check_weights("matmul_experts", "experts", experts, 3)
     count, rows, cols = experts.shape
     chosen = expert_ids("matmul_experts", ids)
     given = np.asarray(x)
@@ -95,13 +94,6 @@ def matmul_experts(
         check_range("matmul_experts", chosen, count)
         raise
     return result
-
-
-def check_axes(function: str, what: str, w: QTensor | PackedTensor, axes: int) -> None:
-    """Refuse weights of another number of axes."""
-    if w.ndim != axes:
-        wanted = "[n, k]" if axes == 2 else "[experts, n, k]"
-        raise ShapeError(f"[{function}] expected {what} {wanted}, got {w.shape}")
 
 
 def check_x(function: str, x: NDArray[Any], leading: tuple[int, ...], cols: int) -> None:
@@ -137,7 +129,7 @@ def product_result(
     """Return `out` once it is known to be usable and apart from the inputs, or a new array."""
     if out is None:
         return f32_result(function, None, shape, ())
-    result = checked_out(function, out, shape)
+    result = checked_out(function, out, shape, np.dtype(np.float32))
     if any(np.may_share_memory(result, given) for given in inputs):
         raise ShapeError(f"[{function}] expected out apart from the inputs, got memory of one")
     return result

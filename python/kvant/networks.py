@@ -10,22 +10,19 @@ from numpy.typing import ArrayLike, NDArray
 from kvant import _core
 from kvant.arrays import as_rows
 from kvant.errors import ShapeError
-from kvant.experts import check_axes, check_range, check_x, expert_ids, product_result
+from kvant.experts import check_range, check_x, expert_ids, product_result
 from kvant.ops import activation_number
-from kvant.packed import PackedTensor
 from kvant.products import act_number
-from kvant.qtensor import QTensor
+from kvant.weights import Weights, check_weights
 
 __all__ = ["ffn", "moe_ffn"]
-
-_Weights = QTensor | PackedTensor
 
 
 def ffn(
     x: ArrayLike,
-    gate: _Weights,
-    up: _Weights,
-    down: _Weights,
+    gate: Weights,
+    up: Weights,
+    down: Weights,
     *,
     activation: str = "silu",
     out: NDArray[np.float32] | None = None,
@@ -72,7 +69,7 @@ def ffn(
     array([9., 9.], dtype=float32)
     """
     for what, w in (("gate", gate), ("up", up), ("down", down)):
-        check_axes("ffn", what, w, 2)
+        check_weights("ffn", what, w, 2)
     _check_network("ffn", gate, up, down)
     given = np.asarray(x)
     leading = given.shape[:-1]
@@ -98,9 +95,9 @@ def ffn(
 
 def moe_ffn(
     x: ArrayLike,
-    gate: _Weights,
-    up: _Weights,
-    down: _Weights,
+    gate: Weights,
+    up: Weights,
+    down: Weights,
     ids: ArrayLike,
     weights: ArrayLike,
     *,
@@ -161,7 +158,7 @@ def moe_ffn(
     array([9., 9.], dtype=float32)
     """
     for what, w in (("gate", gate), ("up", up), ("down", down)):
-        check_axes("moe_ffn", what, w, 3)
+        check_weights("moe_ffn", what, w, 3)
     _check_network("moe_ffn", gate, up, down)
     chosen = expert_ids("moe_ffn", ids)
     factors = np.asarray(weights)
@@ -199,7 +196,7 @@ def moe_ffn(
     return result
 
 
-def _check_network(function: str, gate: _Weights, up: _Weights, down: _Weights) -> None:
+def _check_network(function: str, gate: Weights, up: Weights, down: Weights) -> None:
     if up.shape != gate.shape:
         raise ShapeError(f"[{function}] expected up {gate.shape} as gate, got {up.shape}")
     wanted = (*gate.shape[:-2], down.shape[-2], gate.shape[-2])

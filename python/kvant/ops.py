@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvant import _core
-from kvant.arrays import f32_array, f32_result, f32_rows, f32_vector, result_rows
+from kvant.arrays import (
+    checked_out,
+    empty,
+    f32_array,
+    f32_result,
+    f32_rows,
+    f32_vector,
+    float_dtype,
+    result_rows,
+)
 from kvant.errors import FormatError, ShapeError
 from kvant.qtensor import QTensor
 
@@ -352,13 +361,10 @@ def embedding(
             f"at {first}"
         )
     shape = (*places.shape, q.shape[1])
-    flat = out
-    if out is not None:
-        if not isinstance(out, np.ndarray) or out.shape != shape:
-            got = out.shape if isinstance(out, np.ndarray) else type(out).__name__
-            raise ShapeError(f"[embedding] expected out of shape {shape}, got {got}")
-        if not out.flags.c_contiguous or np.may_share_memory(out, q.data):
-            raise ShapeError("[embedding] expected out to be C-contiguous and apart from the table")
-        flat = out.reshape(places.size, q.shape[1])
-    result = q.dequantize(dtype, places.reshape(-1), flat, threads=threads)
-    return result.reshape(shape) if out is None else out
+    kind = float_dtype("embedding", dtype)[1]
+    if out is None:
+        out = empty(shape, kind)
+    elif np.may_share_memory(checked_out("embedding", out, shape, kind), q.data):
+        raise ShapeError("[embedding] expected out apart from the table, got its memory")
+    q.dequantize(kind, places.reshape(-1), out.reshape(places.size, q.shape[1]), threads=threads)
+    return out

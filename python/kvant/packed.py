@@ -13,11 +13,12 @@ from kvant.arrays import empty
 from kvant.errors import ShapeError
 from kvant.formats import FormatInfo
 from kvant.qtensor import QTensor
+from kvant.weights import Weights
 
 __all__ = ["PackedTensor", "pack"]
 
 
-class PackedTensor:
+class PackedTensor(Weights):
     """A matrix, or a stack of them, packed for `kvant.matmul`; made by `QTensor.pack`.
 
     Sixteen rows lie interleaved, so that one instruction multiplies a column of all of them. No
@@ -43,11 +44,9 @@ class PackedTensor:
     True
     """
 
-    __slots__ = ("_experts", "_matrix", "data", "info", "shape")
+    __slots__ = ("_experts", "_matrix")
 
-    data: NDArray[np.uint8]
-    info: FormatInfo
-    shape: tuple[int, ...]
+    packed = True
 
     def __init__(self, data: NDArray[np.uint8], info: FormatInfo, shape: tuple[int, ...]) -> None:
         self.data = data
@@ -55,32 +54,6 @@ class PackedTensor:
         self.shape = shape
         self._matrix: _core.Matrix | None = None
         self._experts: _core.Experts | None = None
-
-    @property
-    def format(self) -> str:
-        """Name of the format."""
-        return self.info.name
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed data."""
-        return self.data.nbytes
-
-    @property
-    def T(self) -> Transposed:  # noqa: N802
-        """For `x @ p.T`, which is `kvant.matmul(x, p)`."""
-        return Transposed(self)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"PackedTensor({self.format}, {self.shape}, {self.nbytes} bytes)"
 
     def __getitem__(self, index: int) -> PackedTensor:
         """One matrix of a stack; the rows of a matrix are interleaved and cannot be taken."""
@@ -92,21 +65,15 @@ class PackedTensor:
         return pack, (self.unpack(),)
 
     def matrix(self) -> _core.Matrix:
-        """What the library needs to know of it, kept for the next call."""
+        """What the library needs to know of weights [n, k]; kept for the next call."""
         if self._matrix is None:
-            if self.ndim != 2:
-                raise ShapeError(f"[matmul] expected weights [n, k], got {self.shape}")
-            self._matrix = _core.Matrix(
-                self.data, self.info.number, self.shape[0], self.shape[1], True
-            )
+            self._matrix = super().matrix()
         return self._matrix
 
     def experts(self) -> _core.Experts:
         """The same of a stack, or of one matrix as a stack of one."""
         if self._experts is None:
-            count, (rows, cols) = math.prod(self.shape[:-2]), self.shape[-2:]
-            data = self.data.reshape(-1)
-            self._experts = _core.Experts(data, self.info.number, count, rows, cols, True)
+            self._experts = super().experts()
         return self._experts
 
     def unpack(self, *, threads: int | None = None) -> QTensor:
@@ -119,21 +86,6 @@ class PackedTensor:
         for source, target in zip(packed, out.reshape(count, size), strict=True):
             _core.unpack(self.info.number, source, rows, cols, target, threads or 0)
         return QTensor(out, self.format, self.shape)
-
-
-class Transposed:
-    """Weights as the right side of `@`."""
-
-    __slots__ = ("weights",)
-    __array_ufunc__ = None  # so that NumPy leaves `x @ w.T` to __rmatmul__
-
-    def __init__(self, weights: PackedTensor | QTensor) -> None:
-        self.weights = weights
-
-    def __rmatmul__(self, x: Any) -> NDArray[np.float32]:
-        from kvant.products import matmul
-
-        return matmul(x, self.weights)
 
 
 def pack(q: QTensor, *, threads: int | None = None) -> PackedTensor:

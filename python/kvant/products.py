@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvant import _core
-from kvant.arrays import as_rows
+from kvant.arrays import as_rows, checked_out
 from kvant.errors import ShapeError
-from kvant.packed import PackedTensor
-from kvant.qtensor import QTensor
+from kvant.weights import Weights, check_weights
 
 __all__ = ["matmul", "matmul_many"]
 
 _ACTIVATIONS = {"q8": 0, "f32": 1}
+_F32 = np.dtype(np.float32)
 _MOST_PRODUCTS = 16
 
 
 def matmul(
     x: ArrayLike,
-    w: QTensor | PackedTensor,
+    w: Weights,
     *,
     out: NDArray[np.float32] | None = None,
     act: str = "q8",
@@ -70,7 +69,8 @@ def matmul(
     >>> (x @ w.T).shape
     (64,)
     """
-    matrix = _matrix("matmul", w)
+    check_weights("matmul", "weights", w, 2)
+    matrix = w.matrix()
     if (
         type(x) is np.ndarray
         and x.dtype == np.float32
@@ -81,15 +81,18 @@ def matmul(
         shape = (*x.shape[:-1], matrix.rows)
         if x.shape[-1] != matrix.cols:
             raise _wrong_columns("matmul", x.shape, w)
-        result = np.empty(shape, np.float32) if out is None else checked_out("matmul", out, shape)
-        _core.matmul(x, matrix, result, act_number("matmul", act), threads or 0)
-        return result
-    return matmul_many(x, [w], out=None if out is None else [out], act=act, threads=threads)[0]
+        if out is None:
+            out = np.empty(shape, np.float32)
+        else:
+            checked_out("matmul", out, shape, _F32)
+        _core.matmul(x, matrix, out, act_number("matmul", act), threads or 0)
+        return out
+    return _products("matmul", x, [w], None if out is None else [out], act, threads)[0]
 
 
 def matmul_many(
     x: ArrayLike,
-    weights: Sequence[QTensor | PackedTensor],
+    weights: Sequence[Weights],
     *,
     out: Sequence[NDArray[np.float32]] | None = None,
     act: str = "q8",
@@ -128,23 +131,37 @@ def matmul_many(
     >>> [y.tolist() for y in kvant.matmul_many(np.ones(32, np.float32), [w, w.pack()])]
     [[32.0, 32.0, 32.0], [32.0, 32.0, 32.0]]
     """
-    matrix, kind, stride = as_rows("matmul", x)
-    leading = np.shape(x)[:-1]
     if len(weights) > _MOST_PRODUCTS:
         raise ShapeError(
             f"[matmul_many] expected up to {_MOST_PRODUCTS} weights, got {len(weights)}"
         )
     if out is not None and len(out) != len(weights):
         raise ShapeError(f"[matmul_many] expected {len(weights)} arrays as out, got {len(out)}")
-    handles = [_matrix("matmul_many", w) for w in weights]
+    for w in weights:
+        check_weights("matmul_many", "weights", w, 2)
+    return _products("matmul_many", x, weights, out, act, threads)
+
+
+def _products(
+    function: str,
+    x: ArrayLike,
+    weights: Sequence[Weights],
+    out: Sequence[NDArray[np.float32]] | None,
+    act: str,
+    threads: int | None,
+) -> list[NDArray[np.float32]]:
+    matrix, kind, stride = as_rows(function, x)
+    leading = np.shape(x)[:-1]
+    handles = [w.matrix() for w in weights]
     results = []
     for i, (w, handle) in enumerate(zip(weights, handles, strict=True)):
         if handle.cols != matrix.shape[1]:
-            raise _wrong_columns("matmul", (*leading, matrix.shape[1]), w)
+            raise _wrong_columns(function, (*leading, matrix.shape[1]), w)
         shape = (*leading, handle.rows)
-        given = None if out is None else out[i]
         results.append(
-            np.empty(shape, np.float32) if given is None else checked_out("matmul", given, shape)
+            np.empty(shape, np.float32)
+            if out is None
+            else checked_out(function, out[i], shape, _F32)
         )
     _core.matmul_many(
         matrix.ctypes.data,
@@ -154,7 +171,7 @@ def matmul_many(
         stride,
         handles,
         results,
-        act_number("matmul", act),
+        act_number(function, act),
         threads or 0,
     )
     return results
@@ -168,25 +185,7 @@ def act_number(function: str, act: str) -> int:
     return number
 
 
-def _matrix(function: str, w: Any) -> _core.Matrix:
-    if not isinstance(w, QTensor | PackedTensor):
-        raise ShapeError(
-            f"[{function}] expected weights as QTensor or PackedTensor, got {type(w).__name__}"
-        )
-    return w.matrix()
-
-
-def _wrong_columns(function: str, shape: tuple[int, ...], w: QTensor | PackedTensor) -> ShapeError:
+def _wrong_columns(function: str, shape: tuple[int, ...], w: Weights) -> ShapeError:
     return ShapeError(
         f"[{function}] expected x [..., {w.shape[-1]}] for weights {w.shape}, got {shape}"
     )
-
-
-def checked_out(function: str, out: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return `out` if a product of that shape can be written to it."""
-    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.float32:
-        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ShapeError(f"[{function}] expected out of float32 {shape}, got {got}")
-    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
-        raise ShapeError(f"[{function}] expected out to be C-contiguous, aligned and writable")
-    return out

@@ -9,17 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvant import _core
-from kvant.arrays import empty, float_dtype
+from kvant.arrays import checked_out, empty, float_dtype
 from kvant.errors import ShapeError
-from kvant.formats import FormatInfo, format_info
+from kvant.formats import format_info
+from kvant.weights import Weights
 
 if TYPE_CHECKING:
-    from kvant.packed import PackedTensor, Transposed
+    from kvant.packed import PackedTensor
 
 __all__ = ["QTensor"]
 
 
-class QTensor:
+class QTensor(Weights):
     """A tensor in one of the formats of `kvant.formats()`.
 
     Parameters
@@ -49,11 +50,9 @@ class QTensor:
     array([1., 1.], dtype=float32)
     """
 
-    __slots__ = ("data", "info", "shape")
+    __slots__ = ()
 
-    data: NDArray[np.uint8]
-    info: FormatInfo
-    shape: tuple[int, ...]
+    packed = False
 
     def __init__(self, data: NDArray[np.uint8], format: str, shape: tuple[int, ...]) -> None:
         self.info = format_info(format)
@@ -95,30 +94,9 @@ class QTensor:
         return cls(flat.reshape(wanted), format, shape)
 
     @property
-    def format(self) -> str:
-        """Name of the format."""
-        return self.info.name
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed data."""
-        return self.data.size
-
-    @property
     def bits_per_weight(self) -> float:
         """Bits of storage per element, scales included."""
         return self.info.bits_per_weight
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"QTensor({self.format}, {self.shape}, {self.nbytes} bytes)"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QTensor):
@@ -145,13 +123,6 @@ class QTensor:
     def __reduce__(self) -> tuple[Any, ...]:
         return QTensor, (np.ascontiguousarray(self.data), self.format, self.shape)
 
-    @property
-    def T(self) -> Transposed:  # noqa: N802
-        """For `x @ q.T`, which is `kvant.matmul(x, q)`."""
-        from kvant.packed import Transposed
-
-        return Transposed(self)
-
     def pack(self, *, threads: int | None = None) -> PackedTensor:
         """Pack [n, k] or [experts, n, k] for `kvant.matmul`, into memory of the library.
 
@@ -172,19 +143,6 @@ class QTensor:
         from kvant.packed import pack
 
         return pack(self, threads=threads)
-
-    def matrix(self) -> _core.Matrix:
-        """What `kvant.matmul` needs to know of a tensor [n, k]."""
-        if self.ndim != 2:
-            raise ShapeError(f"[matmul] expected weights [n, k], got {self.shape}")
-        data = np.ascontiguousarray(self.data).reshape(-1)
-        return _core.Matrix(data, self.info.number, self.shape[0], self.shape[1], False)
-
-    def experts(self) -> _core.Experts:
-        """The same of a stack [experts, n, k], or of one matrix as a stack of one."""
-        count, (rows, cols) = math.prod(self.shape[:-2]), self.shape[-2:]
-        data = np.ascontiguousarray(self.data).reshape(-1)
-        return _core.Experts(data, self.info.number, count, rows, cols, False)
 
     def dequantize(
         self,
@@ -239,8 +197,11 @@ class QTensor:
             else:
                 index = self._row_index(rows)
                 shape = (index.size, *self.shape[1:])
-        result = empty(shape, numpy_dtype) if out is None else _checked_out(out, shape, numpy_dtype)
-        data = source._matrix()
+        if out is None:
+            out = empty(shape, numpy_dtype)
+        else:
+            checked_out("dequantize", out, shape, numpy_dtype)
+        data, stride = source.byte_rows()
         inner = math.prod(self.shape[1:-1])
         if index is not None and inner != 1:
             index = (index[:, None] * inner + np.arange(inner)).reshape(-1)
@@ -248,23 +209,26 @@ class QTensor:
         _core.decode(
             self.info.number,
             data.ctypes.data,
-            data.strides[0] if data.shape[0] > 1 else data.shape[1],
+            stride,
             data.shape[0],
             index,
             math.prod(shape[:-1]),
             cols,
             kind,
-            result.reshape(-1).view(np.uint8),
+            out.reshape(-1).view(np.uint8),
             threads or 0,
         )
-        return result
+        return out
 
-    def _matrix(self) -> NDArray[np.uint8]:
-        """The packed rows as a matrix; copied only when the other axes are strided oddly."""
+    def byte_rows(self) -> tuple[NDArray[np.uint8], int]:
+        """The packed rows as a matrix, and the bytes from one to the next.
+
+        Copied only when the other axes are strided oddly.
+        """
         matrix = self.data.reshape(math.prod(self.shape[:-1]), self.data.shape[-1])
         if matrix.shape[0] > 1 and matrix.strides[0] < 0:
-            return np.ascontiguousarray(matrix)
-        return matrix
+            matrix = np.ascontiguousarray(matrix)
+        return matrix, matrix.strides[0] if matrix.shape[0] > 1 else matrix.shape[1]
 
     def _row_index(self, rows: ArrayLike) -> NDArray[np.int64]:
         given = np.asarray(rows)
@@ -277,12 +241,3 @@ class QTensor:
             )
         index = given.astype(np.int64)
         return np.where(index < 0, index + self.shape[0], index)
-
-
-def _checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
-        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ShapeError(f"[dequantize] expected out of {dtype} {shape}, got {got}")
-    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
-        raise ShapeError("[dequantize] expected out to be C-contiguous, aligned and writable")
-    return out

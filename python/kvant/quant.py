@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvant import _core
-from kvant.arrays import as_rows, empty, importance_rows
+from kvant.arrays import as_rows, checked_out, empty, importance_rows
 from kvant.errors import FormatError, ShapeError
 from kvant.formats import format_info, formats
 from kvant.qtensor import QTensor
 
 __all__ = ["QuantError", "quant_error", "quantize", "validate"]
+
+_BYTE = np.dtype(np.uint8)
 
 
 def quantize(
@@ -81,12 +83,9 @@ def quantize(
     weights, per_vector = importance_rows("quantize", importance, shape)
     wanted = (*shape[:-1], info.row_bytes(shape[-1]))
     if out is None:
-        out = empty(wanted, np.dtype(np.uint8))
-    elif not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.shape != wanted:
-        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ShapeError(f"[quantize] expected out of uint8 {wanted}, got {got}")
-    elif not out.flags.c_contiguous or not out.flags.writeable:
-        raise ShapeError("[quantize] expected out to be C-contiguous and writable")
+        out = empty(wanted, _BYTE)
+    else:
+        checked_out("quantize", out, wanted, _BYTE)
     bad = _core.encode(
         info.number,
         rows.ctypes.data,
@@ -171,12 +170,12 @@ def quant_error(
     if shape != q.shape:
         raise ShapeError(f"[quant_error] expected weights of shape {q.shape}, got {shape}")
     weights, per_vector = importance_rows("quant_error", importance, shape)
-    data = q._matrix()
+    data, byte_stride = q.byte_rows()
     sums = np.zeros((rows.shape[0], 7))
     _core.row_errors(
         q.info.number,
         data.ctypes.data,
-        data.strides[0] if data.shape[0] > 1 else data.shape[1],
+        byte_stride,
         rows.ctypes.data,
         kind,
         rows.shape[0],
@@ -233,12 +232,12 @@ def validate(q: QTensor, *, threads: int | None = None) -> None:
         ...
     kvant.errors.FormatError: [validate] expected finite scales (q8_0), got block 0 of row (0,)
     """
-    data = q._matrix()
+    data, stride = q.byte_rows()
     cols = q.shape[-1]
     block = _core.validate(
         q.info.number,
         data.ctypes.data,
-        data.strides[0] if data.shape[0] > 1 else data.shape[1],
+        stride,
         data.shape[0],
         cols,
         threads or 0,

@@ -133,7 +133,7 @@ def test_out_with_rows_unevenly_spaced():
         (lambda: kvant.embedding(TABLE, [0], dtype="f64"), r"expected dtype f32, f16 or bf16"),
         (
             lambda: kvant.embedding(TABLE, [0, 1], out=np.zeros((1, 64), np.float32)),
-            r"\[embedding\] expected out of shape \(2, 64\), got \(1, 64\)",
+            r"\[embedding\] expected out of float32 \(2, 64\), got float32 \(1, 64\)",
         ),
     ],
 )  # fmt: skip
