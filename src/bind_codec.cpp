@@ -33,7 +33,7 @@ void bind_codec(nb::module_& m) {
     std::vector<std::tuple<std::string, int32_t, int32_t, int32_t, int32_t, bool, bool>> all;
     kvant_format f;
     for (int32_t i = 0; i < kvant_format_count(); ++i) {
-      check(kvant_format_info(i, &f));
+      check(kvant_format_info(i, &f), "formats");
       all.emplace_back(f.name, f.ggml_type, f.block, f.block_bytes, f.group, f.can_encode, f.uses_importance);
     }
     return all;
@@ -43,14 +43,12 @@ void bind_codec(nb::module_& m) {
       [](int32_t format, uintptr_t x, int32_t type, int64_t rows, int64_t cols, int64_t row_stride,
          std::optional<Weights> importance, int64_t rows_per_vector, Out out, int32_t threads) {
         int64_t nonfinite = -1;
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_encode(format, reinterpret_cast<const void*>(x), type, rows, cols, row_stride,
-                              data_or_null(importance), rows_per_vector, out.data(), int64_t(out.size()), threads,
-                              &nonfinite);
-        }
-        if (nonfinite < 0) check(code);
+        run("quantize", [&] {
+          const int32_t code = kvant_encode(format, reinterpret_cast<const void*>(x), type, rows, cols, row_stride,
+                                            data_or_null(importance), rows_per_vector, out.data(), int64_t(out.size()),
+                                            threads, &nonfinite);
+          return nonfinite < 0 ? code : KVANT_OK;
+        });
         return nonfinite;
       },
       nb::arg("format"), nb::arg("x"), nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("row_stride"),
@@ -60,13 +58,10 @@ void bind_codec(nb::module_& m) {
       "decode",
       [](int32_t format, uintptr_t data, int64_t row_stride, int64_t data_rows, std::optional<Index> index,
          int64_t rows, int64_t cols, int32_t type, Out out, int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_decode(format, reinterpret_cast<const uint8_t*>(data), row_stride, data_rows,
+        run("dequantize", [&] {
+          return kvant_decode(format, reinterpret_cast<const uint8_t*>(data), row_stride, data_rows,
                               index ? index->data() : nullptr, rows, cols, type, out.data(), threads);
-        }
-        check(code);
+        });
       },
       nb::arg("format"), nb::arg("data"), nb::arg("row_stride"), nb::arg("data_rows"),
       nb::arg("index").none().noconvert(), nb::arg("rows"), nb::arg("cols"), nb::arg("type"),
@@ -76,15 +71,12 @@ void bind_codec(nb::module_& m) {
       [](int32_t format, uintptr_t data, int64_t data_row_stride, uintptr_t x, int32_t type, int64_t rows,
          int64_t cols, int64_t row_stride, std::optional<Weights> importance, int64_t rows_per_vector, Sums out,
          int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_row_errors(format, reinterpret_cast<const uint8_t*>(data), data_row_stride,
+        run("quant_error", [&] {
+          return kvant_row_errors(format, reinterpret_cast<const uint8_t*>(data), data_row_stride,
                                   reinterpret_cast<const void*>(x), type, rows, cols, row_stride,
                                   data_or_null(importance), rows_per_vector,
                                   reinterpret_cast<kvant_row_error*>(out.data()), threads);
-        }
-        check(code);
+        });
       },
       nb::arg("format"), nb::arg("data"), nb::arg("data_row_stride"), nb::arg("x"), nb::arg("type"),
       nb::arg("rows"), nb::arg("cols"), nb::arg("row_stride"), nb::arg("importance").none().noconvert(),
@@ -93,13 +85,10 @@ void bind_codec(nb::module_& m) {
       "validate",
       [](int32_t format, uintptr_t data, int64_t row_stride, int64_t rows, int64_t cols, int32_t threads) {
         int64_t block = -1;
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_validate(format, reinterpret_cast<const uint8_t*>(data), row_stride, rows, cols, threads,
+        run("validate", [&] {
+          return kvant_validate(format, reinterpret_cast<const uint8_t*>(data), row_stride, rows, cols, threads,
                                 &block);
-        }
-        check(code);
+        });
         return block;
       },
       nb::arg("format"), nb::arg("data"), nb::arg("row_stride"), nb::arg("rows"), nb::arg("cols"),

@@ -27,16 +27,6 @@ struct Experts {
 // Rows of floats, by address.
 const void* address(uintptr_t x) { return reinterpret_cast<const void*>(x); }
 
-template <class Call>
-void run(Call&& call) {
-  int32_t code;
-  {
-    nb::gil_scoped_release release;
-    code = call();
-  }
-  check(code);
-}
-
 }  // namespace
 
 void bind_experts(nb::module_& m) {
@@ -56,7 +46,7 @@ void bind_experts(nb::module_& m) {
       [](uintptr_t x, int32_t type, int64_t stride, bool per_slot, const Experts& experts, Ids ids, FloatOut out,
          int32_t act, int32_t threads) {
         const kvant_experts e = experts.c();
-        run([&] {
+        run("matmul_experts", [&] {
           return kvant_matmul_experts(address(x), type, int64_t(ids.shape(0)), stride, per_slot, &e, ids.data(),
                                       int64_t(ids.shape(1)), out.data(), e.rows, act, threads);
         });
@@ -68,7 +58,7 @@ void bind_experts(nb::module_& m) {
       [](uintptr_t x, int32_t type, int64_t rows, int64_t stride, const Experts& gate, const Experts& up,
          const Experts& down, int32_t activation, FloatOut out, int32_t act, int32_t threads) {
         const kvant_experts g = gate.c(), u = up.c(), d = down.c();
-        run([&] {
+        run("ffn", [&] {
           return kvant_ffn(address(x), type, rows, stride, &g, &u, &d, activation, out.data(), d.rows, act, threads);
         });
       },
@@ -79,7 +69,7 @@ void bind_experts(nb::module_& m) {
       [](uintptr_t x, int32_t type, int64_t stride, const Experts& gate, const Experts& up, const Experts& down,
          Ids ids, Factors weights, int32_t activation, FloatOut out, int32_t act, int32_t threads) {
         const kvant_experts g = gate.c(), u = up.c(), d = down.c();
-        run([&] {
+        run("moe_ffn", [&] {
           return kvant_moe_ffn(address(x), type, int64_t(ids.shape(0)), stride, &g, &u, &d, ids.data(), weights.data(),
                                int64_t(ids.shape(1)), activation, out.data(), d.rows, act, threads);
         });

@@ -42,31 +42,25 @@ void bind_matmul(nb::module_& m) {
       "packed_bytes",
       [](int32_t format, int64_t rows, int64_t cols) {
         const int64_t bytes = kvant_packed_bytes(format, rows, cols);
-        if (bytes < 0) check(int32_t(bytes));
+        if (bytes < 0) check(int32_t(bytes), "pack");
         return bytes;
       },
       nb::arg("format"), nb::arg("rows"), nb::arg("cols"));
   m.def(
       "pack",
       [](int32_t format, Bytes data, int64_t rows, int64_t cols, Out out, int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_pack(format, data.data(), rows, cols, out.data(), int64_t(out.size()), threads);
-        }
-        check(code);
+        run("pack", [&] {
+          return kvant_pack(format, data.data(), rows, cols, out.data(), int64_t(out.size()), threads);
+        });
       },
       nb::arg("format"), nb::arg("data").noconvert(), nb::arg("rows"), nb::arg("cols"), nb::arg("out").noconvert(),
       nb::arg("threads"));
   m.def(
       "unpack",
       [](int32_t format, Bytes packed, int64_t rows, int64_t cols, Out out, int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_unpack(format, packed.data(), rows, cols, out.data(), int64_t(out.size()), threads);
-        }
-        check(code);
+        run("unpack", [&] {
+          return kvant_unpack(format, packed.data(), rows, cols, out.data(), int64_t(out.size()), threads);
+        });
       },
       nb::arg("format"), nb::arg("packed").noconvert(), nb::arg("rows"), nb::arg("cols"), nb::arg("out").noconvert(),
       nb::arg("threads"));
@@ -76,29 +70,23 @@ void bind_matmul(nb::module_& m) {
       [](Floats x, const Matrix& w, FloatOut out, int32_t activation, int32_t threads) {
         const kvant_product product = w.product(out.data());
         const int64_t rows = w.rows > 0 ? int64_t(out.size()) / w.rows : 0;
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_matmul(x.data(), KVANT_F32, rows, w.cols, w.cols, &product, 1, activation, threads);
-        }
-        check(code);
+        run("matmul", [&] {
+          return kvant_matmul(x.data(), KVANT_F32, rows, w.cols, w.cols, &product, 1, activation, threads);
+        });
       },
       nb::arg("x").noconvert(), nb::arg("w"), nb::arg("out").noconvert(), nb::arg("activation"), nb::arg("threads"));
-  // Any rows of floats, by address, and any number of products.
+  // Any rows of floats, by address, and any number of products, on behalf of a function.
   m.def(
       "matmul_many",
-      [](uintptr_t x, int32_t type, int64_t rows, int64_t cols, int64_t stride, std::vector<const Matrix*> weights,
-         std::vector<FloatOut> out, int32_t activation, int32_t threads) {
+      [](const char* function, uintptr_t x, int32_t type, int64_t rows, int64_t cols, int64_t stride,
+         std::vector<const Matrix*> weights, std::vector<FloatOut> out, int32_t activation, int32_t threads) {
         std::vector<kvant_product> products;
         for (size_t i = 0; i < weights.size() && i < out.size(); ++i) products.push_back(weights[i]->product(out[i].data()));
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_matmul(reinterpret_cast<const void*>(x), type, rows, cols, stride, products.data(),
+        run(function, [&] {
+          return kvant_matmul(reinterpret_cast<const void*>(x), type, rows, cols, stride, products.data(),
                               int32_t(products.size()), activation, threads);
-        }
-        check(code);
+        });
       },
-      nb::arg("x"), nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("stride"), nb::arg("weights"),
-      nb::arg("out"), nb::arg("activation"), nb::arg("threads"));
+      nb::arg("function"), nb::arg("x"), nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("stride"),
+      nb::arg("weights"), nb::arg("out"), nb::arg("activation"), nb::arg("threads"));
 }

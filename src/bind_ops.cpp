@@ -26,39 +26,30 @@ void bind_ops(nb::module_& m) {
   m.def(
       "rms_norm",
       [](Rows x, std::optional<Vector> weight, double eps, OutRows out, int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_rms_norm(x.data(), x.stride(0), data_or_null(weight), eps, int64_t(x.shape(0)),
+        run("rms_norm", [&] {
+          return kvant_rms_norm(x.data(), x.stride(0), data_or_null(weight), eps, int64_t(x.shape(0)),
                                 int64_t(x.shape(1)), out.data(), out.stride(0), threads);
-        }
-        check(code);
+        });
       },
       nb::arg("x").noconvert(), nb::arg("weight").none().noconvert(), nb::arg("eps"), nb::arg("out").noconvert(),
       nb::arg("threads"));
   m.def(
       "softmax",
       [](Rows x, double scale, OutRows out, int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_softmax(x.data(), x.stride(0), scale, int64_t(x.shape(0)), int64_t(x.shape(1)), out.data(),
+        run("softmax", [&] {
+          return kvant_softmax(x.data(), x.stride(0), scale, int64_t(x.shape(0)), int64_t(x.shape(1)), out.data(),
                                out.stride(0), threads);
-        }
-        check(code);
+        });
       },
       nb::arg("x").noconvert(), nb::arg("scale"), nb::arg("out").noconvert(), nb::arg("threads"));
   m.def(
       "activation_mul",
       [](int32_t activation, Rows gate, Rows up, OutRows out, int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_activation_mul(activation, gate.data(), gate.stride(0), up.data(), up.stride(0),
+        run("activation_mul", [&] {
+          return kvant_activation_mul(activation, gate.data(), gate.stride(0), up.data(), up.stride(0),
                                       int64_t(gate.shape(0)), int64_t(gate.shape(1)), out.data(), out.stride(0),
                                       threads);
-        }
-        check(code);
+        });
       },
       nb::arg("activation"), nb::arg("gate").noconvert(), nb::arg("up").noconvert(), nb::arg("out").noconvert(),
       nb::arg("threads"));
@@ -66,14 +57,11 @@ void bind_ops(nb::module_& m) {
       "rope",
       [](Heads x, Positions positions, int32_t rotary, bool interleaved, double theta, double scale,
          std::optional<Vector> freq_factors, OutHeads out, int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_rope(x.data(), x.stride(0), x.stride(1), positions.data(), int64_t(x.shape(0)),
+        run("rope", [&] {
+          return kvant_rope(x.data(), x.stride(0), x.stride(1), positions.data(), int64_t(x.shape(0)),
                             int32_t(x.shape(1)), int32_t(x.shape(2)), rotary, interleaved, theta, scale,
                             data_or_null(freq_factors), out.data(), out.stride(0), out.stride(1), threads);
-        }
-        check(code);
+        });
       },
       nb::arg("x").noconvert(), nb::arg("positions").noconvert(), nb::arg("rotary"), nb::arg("interleaved"),
       nb::arg("theta"), nb::arg("scale"), nb::arg("freq_factors").none().noconvert(), nb::arg("out").noconvert(),

@@ -13,37 +13,28 @@ void bind_probe(nb::module_& m) {
       "probe_read",
       [](uintptr_t data, int64_t bytes, int32_t streams, int32_t threads) {
         uint32_t sum = 0;
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_probe_read(reinterpret_cast<const void*>(data), bytes, streams, threads, &sum);
-        }
-        check(code);
+        run("probe_read", [&] {
+          return kvant_probe_read(reinterpret_cast<const void*>(data), bytes, streams, threads, &sum);
+        });
         return sum;
       },
       nb::arg("data"), nb::arg("bytes"), nb::arg("streams"), nb::arg("threads"));
   m.def(
       "probe_copy",
       [](uintptr_t from, uintptr_t to, int64_t bytes, bool around, int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_probe_copy(reinterpret_cast<const void*>(from), reinterpret_cast<void*>(to), bytes, around,
+        run("probe_copy", [&] {
+          return kvant_probe_copy(reinterpret_cast<const void*>(from), reinterpret_cast<void*>(to), bytes, around,
                                   threads);
-        }
-        check(code);
+        });
       },
       nb::arg("source"), nb::arg("target"), nb::arg("bytes"), nb::arg("around"), nb::arg("threads"));
   m.def(
       "probe_store",
       [](uintptr_t to, int64_t bytes, uintptr_t from, int64_t from_bytes, int32_t threads) {
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_probe_store(reinterpret_cast<void*>(to), bytes, reinterpret_cast<const void*>(from),
+        run("probe_store", [&] {
+          return kvant_probe_store(reinterpret_cast<void*>(to), bytes, reinterpret_cast<const void*>(from),
                                    from_bytes, threads);
-        }
-        check(code);
+        });
       },
       nb::arg("target"), nb::arg("bytes"), nb::arg("source"), nb::arg("source_bytes"), nb::arg("threads"));
   m.def(
@@ -51,12 +42,9 @@ void bind_probe(nb::module_& m) {
       [](int32_t kind, int64_t steps, int64_t tasks, int32_t threads) {
         int64_t products = 0;
         double sum = 0;
-        int32_t code;
-        {
-          nb::gil_scoped_release release;
-          code = kvant_probe_products(kind, steps, tasks, threads, &products, &sum);
-        }
-        check(code);
+        run("probe_products", [&] {
+          return kvant_probe_products(kind, steps, tasks, threads, &products, &sum);
+        });
         return std::pair(products, sum);
       },
       nb::arg("kind"), nb::arg("steps"), nb::arg("tasks"), nb::arg("threads"));

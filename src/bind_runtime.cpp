@@ -25,7 +25,7 @@ void bind_runtime(nb::module_& m) {
     const char* name = kvant_isa_current();
     return name ? std::optional<std::string>(name) : std::nullopt;
   });
-  m.def("isa_use", [](const std::string& name) { check(kvant_isa_use(name.c_str())); }, nb::arg("name"));
+  m.def("isa_use", [](const std::string& name) { check(kvant_isa_use(name.c_str()), "isa.use"); }, nb::arg("name"));
   m.def("threads", [] { return kvant_threads(); });
   m.def("set_threads", [](int32_t n) { kvant_set_threads(n); }, nb::arg("n"));
   m.def(

@@ -1,11 +1,12 @@
-// Return codes of the C ABI as the exceptions of kvant.errors.
+// Calls of the C ABI, and its return codes as the exceptions of kvant.errors.
 #pragma once
 
 #include <nanobind/nanobind.h>
 
 #include "capi/kvant.h"
 
-inline void check(int32_t code) {
+// `function` is what the caller knows it by; messages begin with it.
+inline void check(int32_t code, const char* function) {
   if (code == KVANT_OK) return;
   if (code == KVANT_NO_MEMORY) throw std::bad_alloc();
   namespace nb = nanobind;
@@ -13,6 +14,17 @@ inline void check(int32_t code) {
                      : code == KVANT_UNSUPPORTED_ISA   ? "IsaError"
                                                        : "ShapeError";
   const nb::object cls = nb::module_::import_("kvant.errors").attr(type);
-  PyErr_SetString(cls.ptr(), kvant_error_text());
+  PyErr_Format(cls.ptr(), "[%s] %s", function, kvant_error_text());
   throw nb::python_error();
+}
+
+// Lets other Python threads run meanwhile.
+template <class Call>
+void run(const char* function, Call&& call) {
+  int32_t code;
+  {
+    nanobind::gil_scoped_release release;
+    code = call();
+  }
+  check(code, function);
 }

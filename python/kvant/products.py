@@ -164,6 +164,7 @@ def _products(
             else checked_out(function, out[i], shape, _F32)
         )
     _core.matmul_many(
+        function,
         matrix.ctypes.data,
         kind,
         math.prod(leading),
