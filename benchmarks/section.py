@@ -9,6 +9,7 @@ from typing import Any
 
 import kvant
 from kvant.bench.report import Grid
+from kvant.bench.result import Part
 from kvant.bench.timing import Ratio
 
 from .bars import Check
@@ -30,40 +31,21 @@ class Line:
 
 
 @dataclass
-class Section:
-    """Results of one kind of measurement.
+class Section(Part):
+    """Results of one kind of measurement; `keys` are the headings of all columns.
 
     Attributes
     ----------
-    name, title, columns
-        Key in the file, heading, and column headings of the table.
-    rows
-        What was measured so far.
-    notes
-        What a reader should know about this run.
     waited
         Shares of wall time that one-threaded samples spent waiting for a processor.
-    complete
-        Whether every step was run.
     """
 
-    name: str
-    title: str
-    columns: tuple[str, ...]
     rows: list[Line] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     waited: list[float] = field(default_factory=list)
-    complete: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""
-        return {
-            "title": self.title,
-            "complete": self.complete,
-            "notes": self.notes,
-            "waited": max(self.waited, default=0.0),
-            "rows": [line.to_json() for line in self.rows],
-        }
+        return super().to_json() | {"waited": max(self.waited, default=0.0)}
 
     def grid(self) -> Grid:
         """As a table, without columns in which nothing stands, such as that of an absent peer.
@@ -74,8 +56,8 @@ class Section:
         (('format', 'MB/s'), [('q4_0', '9'), ('q8_0', '7')])
         """
         cells = [line.cells for line in self.rows]
-        kept = [i for i in range(len(self.columns)) if not cells or any(c[i] for c in cells)]
-        heads = tuple(self.columns[i] for i in kept)
+        kept = [i for i in range(len(self.keys)) if not cells or any(c[i] for c in cells)]
+        heads = tuple(self.keys[i] for i in kept)
         firsts = [c[0] for c in cells]
         breaks = {i for i, (a, b) in enumerate(pairwise(firsts), 1) if a != b}
         notes = list(self.notes)

@@ -22,9 +22,9 @@ from .ggml import Ggml
 from .ggml_graphs import Experts
 from .inputs import Once, packed_rows
 from .limits import Limits
-from .matmul import PAUSE, PEERS
+from .matmul import PAUSE, PEERS, steps
 from .memory import buffer
-from .result import Row, Section, Step, Update, gather
+from .result import Row, Section, Update, gather
 from .roof import Work, product_row, tops
 from .settings import Settings
 from .timing import Task, turns
@@ -57,21 +57,9 @@ def start(
     count, top, f, k = settings.experts
     section.title = f"Networks with experts: {top} of {count}, {f} x {k}"
     section.keys = _KEYS
-    limits = Limits(settings.memory)
-    steps: list[Step] = []
-    for format in settings.formats:
-        made = Once(partial(Networks, format, settings.experts, settings.memory))
-        steps += [
-            Step(
-                f"{format}, m = {m}, {threads} threads",
-                partial(_measure, settings, limits, made, peer, name, threads, m),
-            )
-            for name in settings.isas_or_current()
-            for threads in settings.threads
-            for m in settings.tokens
-        ]
-        steps.append(Step(f"{format}, done", made.forget))
-    return gather(section, steps, update)
+    measure = partial(_measure, settings, Limits(settings.memory), peer)
+    make = partial(Networks, shape=settings.experts, memory=settings.memory)
+    return gather(section, steps(settings, make, measure), update)
 
 
 class Networks:
@@ -138,8 +126,8 @@ class _Case(NamedTuple):
 def _measure(
     settings: Settings,
     limits: Limits,
-    made: Once[Networks],
     peer: Ggml | None,
+    made: Once[Networks],
     name: str,
     threads: int,
     m: int,

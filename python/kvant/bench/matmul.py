@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,9 @@ from .roof import Work, product_row, tops
 from .settings import Settings
 from .timing import Task, turns
 
-__all__ = ["PAUSE", "PEERS", "matmul", "start"]
+__all__ = ["PAUSE", "PEERS", "matmul", "start", "steps"]
+
+T = TypeVar("T")
 
 _KEYS = ("format", "m", "isa", "threads", "weights")
 PEERS = ("ggml", "ggml repack")
@@ -49,21 +52,36 @@ def start(
     n, k = settings.shape
     section.title = f"Matrix products: weights {n} x {k}"
     section.keys = _KEYS
-    limits = Limits(settings.memory)
-    steps: list[Step] = []
+    measure = partial(_measure, settings, Limits(settings.memory), peer)
+    make = partial(_Copies, settings=settings)
+    return gather(section, steps(settings, make, measure), update)
+
+
+def steps(
+    settings: Settings,
+    make: Callable[[str], T],
+    measure: Callable[[Once[T], str, int, int], list[Row]],
+) -> list[Step]:
+    """What is measured of products, format by format: each ISA, threads, and rows of x.
+
+    Parameters
+    ----------
+    make
+        Weights of a format; forgotten before those of the next are made.
+    measure
+        Called with the weights, the name of an ISA, and the numbers of threads and of rows.
+    """
+    found: list[Step] = []
     for format in settings.formats:
-        made = Once(partial(_Copies, format, settings))
-        steps += [
-            Step(
-                f"{format}, m = {m}, {threads} threads",
-                partial(_measure, settings, limits, made, peer, name, threads, m),
-            )
+        made = Once(partial(make, format))
+        found += [
+            Step(f"{format}, m = {m}, {threads} threads", partial(measure, made, name, threads, m))
             for name in settings.isas_or_current()
             for threads in settings.threads
             for m in settings.tokens
         ]
-        steps.append(Step(f"{format}, done", made.forget))
-    return gather(section, steps, update)
+        found.append(Step(f"{format}, done", made.forget))
+    return found
 
 
 class _Copies:
@@ -93,8 +111,8 @@ class _Case(NamedTuple):
 def _measure(
     settings: Settings,
     limits: Limits,
-    made: Once[_Copies],
     peer: Ggml | None,
+    made: Once[_Copies],
     name: str,
     threads: int,
     m: int,

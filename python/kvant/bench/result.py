@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from .. import isa
 from .settings import Settings
@@ -112,26 +112,16 @@ class Step:
     run: Callable[[], Iterable[Any]]
 
 
-class Part(Protocol):
-    """What steps fill."""
-
-    rows: list[Any]
-    complete: bool
-
-
-P = TypeVar("P", bound=Part)
-
-
 @dataclass
-class Section:
-    """Rows of one kind of measurement.
+class Part:
+    """Rows of one kind of measurement, which steps fill.
 
     Attributes
     ----------
     name, title
         Key in the file, and heading.
     keys
-        Keys of `Row.case`, in the order of columns.
+        Names of columns.
     rows
         What was measured so far.
     notes
@@ -143,7 +133,7 @@ class Section:
     name: str
     title: str
     keys: tuple[str, ...]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     complete: bool = False
 
@@ -155,6 +145,16 @@ class Section:
             "notes": self.notes,
             "rows": [r.to_json() for r in self.rows],
         }
+
+
+P = TypeVar("P", bound=Part)
+
+
+@dataclass
+class Section(Part):
+    """Rates; `keys` are those of `Row.case`."""
+
+    rows: list[Row] = field(default_factory=list)
 
 
 @dataclass
