@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from ..picture import FAINT, INK, frame, picture, png
 from .result import Report, Row
 
 __all__ = ["Point", "points", "roofline_png", "roofs"]
 
-_INK, _FAINT = "#1c2430", "#8a94a3"
 _COLORS = (
     *("#0f6fde", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c"),
     *("#0b7285", "#5c940d", "#a65e00", "#364fc7"),
@@ -67,22 +63,12 @@ def points(report: Report) -> list[Point]:
 
 def roofline_png(report: Report, width: float = 9.6, height: float = 5.6, dpi: int = 160) -> bytes:
     """Draw a report and return the PNG."""
-    style: dict[Any, str] = {
-        "font.family": "DejaVu Sans",
-        "axes.edgecolor": _FAINT,
-        "text.color": _INK,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
-        canvas: Any = FigureCanvasAgg(figure)
-        axes: Any = figure.add_subplot()
+    with picture(width, height, dpi) as (axes, canvas):
         drawn, tops = _told_apart(points(report)), roofs(report)
         _axes(axes, report)
         _roofs(axes, tops, drawn)
         _points(axes, drawn)
-        out = io.BytesIO()
-        canvas.print_png(out, metadata={"Software": "kvant"})
-        return out.getvalue()
+        return png(canvas)
 
 
 def _told_apart(drawn: list[Point]) -> list[Point]:
@@ -94,16 +80,13 @@ def _told_apart(drawn: list[Point]) -> list[Point]:
 def _axes(axes: Any, report: Report) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("operations per byte of weights, inputs and outputs", color=_INK)
-    axes.set_ylabel("GOP/s", color=_INK)
+    axes.set_xlabel("operations per byte of weights, inputs and outputs", color=INK)
+    axes.set_ylabel("GOP/s", color=INK)
     threads = max(report.settings.threads)
     about = f"{report.machine['cpu']}, {report.machine['isa']}, threads: {threads}"
-    axes.set_title("Matrix products under the roofs of this machine\n", loc="left", color=_INK)
-    axes.text(0, 1.018, about, transform=axes.transAxes, fontsize=9, color=_FAINT, va="bottom")
-    axes.grid(True, which="major", color="#e3e8ee", lw=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.set_title("Matrix products under the roofs of this machine\n", loc="left", color=INK)
+    axes.text(0, 1.018, about, transform=axes.transAxes, fontsize=9, color=FAINT, va="bottom")
+    frame(axes)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -121,16 +104,16 @@ def _roofs(axes: Any, tops: dict[str, float], drawn: list[Point]) -> None:
     flat = np.full_like(x, arithmetic or np.inf)
     roof = np.minimum(slope, flat)
     if memory or arithmetic:
-        axes.plot(x, roof, color=_INK, lw=1.6, zorder=2)
+        axes.plot(x, roof, color=INK, lw=1.6, zorder=2)
     if memory:
         axes.annotate(
             f"memory: read {memory:.1f} GB/s", (x[100], roof[100]), (-8, 6),
-            textcoords="offset points", fontsize=9, color=_INK, ha="right",
+            textcoords="offset points", fontsize=9, color=INK, ha="right",
         )  # fmt: skip
     if arithmetic:
         axes.annotate(
             f"int8 peak {arithmetic:.0f} GOP/s", (x[-1], arithmetic), (-6, 6),
-            textcoords="offset points", fontsize=9, color=_INK, ha="right",
+            textcoords="offset points", fontsize=9, color=INK, ha="right",
         )  # fmt: skip
     axes.set_xlim(low, high)
 
@@ -148,6 +131,6 @@ def _points(axes: Any, drawn: list[Point]) -> None:
     for f in formats:
         axes.plot([], [], "o", color=color[f], label=f)
     for m in tokens:
-        axes.plot([], [], marker[m], color=_FAINT, label=f"m = {m}")
+        axes.plot([], [], marker[m], color=FAINT, label=f"m = {m}")
     if drawn:
         axes.legend(loc="lower right", fontsize=8.5, frameon=False, ncols=2)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ..picture import FAINT, INK, frame, picture, png
 from .result import SweepResult, SweepRow, pareto
 
 __all__ = ["plot_png"]
 
-_INK, _FAINT, _FRONT, _OTHER = "#1c2430", "#8a94a3", "#0f6fde", "#9aa7b8"
+_FRONT, _OTHER = "#0f6fde", "#9aa7b8"
 
 # Where a label may stand, in points from its point: nearest and most usual places first.
 _PLACES = [
@@ -31,15 +28,7 @@ def plot_png(result: SweepResult, width: float = 9.6, height: float = 5.6, dpi: 
     from the original model in nats per token, logarithmic. Types without any divergence have no
     place on such an axis and are listed below it.
     """
-    style: dict[Any, str] = {
-        "font.family": "DejaVu Sans",
-        "axes.edgecolor": _FAINT,
-        "text.color": _INK,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
-        canvas: Any = FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+    with picture(width, height, dpi) as (axes, canvas):
         drawn = [row for row in result.tested if 0 < row.divergence.kl_mean < float("inf")]
         front = [row for row in pareto(result.tested) if row in drawn]
         _axes(axes, result, drawn)
@@ -58,9 +47,7 @@ def plot_png(result: SweepResult, width: float = 9.6, height: float = 5.6, dpi: 
             )
         canvas.draw()
         _label(axes, canvas, drawn, front)
-        out = io.BytesIO()
-        canvas.print_png(out, metadata={"Software": "kvant"})
-        return out.getvalue()
+        return png(canvas)
 
 
 def _mib(row: SweepRow) -> float:
@@ -70,8 +57,8 @@ def _mib(row: SweepRow) -> float:
 def _axes(axes: Any, result: SweepResult, drawn: list[SweepRow]) -> None:
     exact = [row.name for row in result.tested if row.divergence.kl_mean == 0]
     note = f"\nno divergence at all: {', '.join(exact)}" if exact else ""
-    axes.set_xlabel(f"size of the tensors, MiB{note}", color=_INK, fontsize=10.5)
-    axes.set_ylabel("mean KL divergence, nats per token", color=_INK, fontsize=10.5)
+    axes.set_xlabel(f"size of the tensors, MiB{note}", color=INK, fontsize=10.5)
+    axes.set_ylabel("mean KL divergence, nats per token", color=INK, fontsize=10.5)
     original = result.base
     wide = axes.figure.get_figwidth() > 7
     about = f"original {_mib(original):.2f} MiB, {original.bits_per_weight:.2f} bits per weight; "
@@ -81,7 +68,7 @@ def _axes(axes: Any, result: SweepResult, drawn: list[SweepRow]) -> None:
         loc="left",
         fontsize=13,
         fontweight="bold",
-        color=_INK,
+        color=INK,
     )
     axes.text(
         0,
@@ -89,15 +76,12 @@ def _axes(axes: Any, result: SweepResult, drawn: list[SweepRow]) -> None:
         f"{about}line: Pareto front",
         transform=axes.transAxes,
         fontsize=9.5 if wide else 8.5,
-        color=_FAINT,
+        color=FAINT,
         va="bottom",
     )
     axes.set_yscale("log")
-    axes.grid(True, which="major", color="#e3e8ee", lw=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=9.5, length=3)
+    frame(axes)
+    axes.tick_params(colors=INK, labelsize=9.5, length=3)
     axes.margins(x=0.1, y=0.14)
     values = [row.divergence.kl_mean for row in drawn]
     few_decades = not values or max(values) < 30 * min(values)
@@ -133,7 +117,7 @@ def _label(axes: Any, canvas: Any, drawn: list[SweepRow], front: list[SweepRow])
             textcoords="offset points",
             fontsize=9,
             fontweight="bold" if on_front else "normal",
-            color=_INK if on_front else "#5b6675",
+            color=INK if on_front else "#5b6675",
             zorder=5,
         )
         extent = text.get_window_extent(renderer)
@@ -165,7 +149,7 @@ def _leader(axes: Any, row: SweepRow, offset: tuple[float, float]) -> None:
         (_mib(row), row.divergence.kl_mean),
         offset,
         textcoords="offset points",
-        arrowprops={"arrowstyle": "-", "lw": 0.7, "color": _FAINT, "shrinkB": 5, "shrinkA": 0},
+        arrowprops={"arrowstyle": "-", "lw": 0.7, "color": FAINT, "shrinkB": 5, "shrinkA": 0},
         zorder=2,
     )
 
