@@ -54,7 +54,13 @@ def matmul_experts(
     Raises
     ------
     ShapeError
-        An id names no expert, a shape or dtype does not fit, or `out` overlaps an input.
+        An id names no expert, a shape or dtype does not fit, `act` is unknown, or `out` overlaps
+        an input.
+
+    Notes
+    -----
+    Grouping tokens by expert is how MegaBlocks (Gale and others, 2022, arXiv:2211.15841) and
+    llama.cpp's `mul_mat_id` avoid padding; the products are those of `matmul`.
 
     Examples
     --------

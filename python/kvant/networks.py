@@ -45,7 +45,8 @@ def ffn(
     activation
         As for `activation_mul`.
     out
-        f32 [..., n], C-contiguous, to write to; it must not overlap x. Then nothing is allocated.
+        f32 [..., n], C-contiguous, to write to; it must not overlap an input. Then nothing is
+        allocated.
     act, threads
         As for `matmul`.
 
@@ -57,9 +58,13 @@ def ffn(
     Raises
     ------
     ShapeError
-        A shape or dtype does not fit, or `out` overlaps x.
+        A shape or dtype does not fit, `act` is unknown, or `out` overlaps an input.
     FormatError
         The activation is unknown.
+
+    Notes
+    -----
+    The layer is that of Shazeer, "GLU Variants Improve Transformer" (2020, arXiv:2002.05202).
 
     Examples
     --------
@@ -143,9 +148,15 @@ def moe_ffn(
     Raises
     ------
     ShapeError
-        An id names no expert, a shape or dtype does not fit, or `out` overlaps an input.
+        An id names no expert, a shape or dtype does not fit, `act` is unknown, or `out` overlaps
+        an input.
     FormatError
         The activation is unknown.
+
+    Notes
+    -----
+    The layer is that of Mixtral (Jiang and others, 2024, arXiv:2401.04088). Choosing experts and
+    weights is the caller's.
 
     Examples
     --------

@@ -65,6 +65,10 @@ def rms_norm(
     ShapeError
         A shape, dtype or number that does not fit.
 
+    Notes
+    -----
+    From Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019, arXiv:1910.07467).
+
     Examples
     --------
     >>> import numpy as np, kvant
@@ -111,6 +115,10 @@ def softmax(
     ------
     ShapeError
         A shape, dtype or number that does not fit.
+
+    Notes
+    -----
+    The exponential is the library's own polynomial; docs/ops.md has it and its error.
 
     Examples
     --------
@@ -163,6 +171,8 @@ def activation_mul(
     Notes
     -----
     `silu` and `gelu` of -inf are NaN (-inf times zero); of finite numbers far below zero, -0.
+    The layer is from Shazeer (2020, arXiv:2002.05202), silu and gelu from Hendrycks and Gimpel
+    (2016, arXiv:1606.08415); docs/ops.md says how they are computed.
 
     Examples
     --------
@@ -180,7 +190,12 @@ def silu_mul(
     out: NDArray[np.float32] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.float32]:
-    """`silu(gate) * up`; see `activation_mul`.
+    """`silu(gate) * up`, for f32 of one shape: `activation_mul` with its default.
+
+    Raises
+    ------
+    ShapeError
+        A shape or dtype that does not fit.
 
     Examples
     --------
@@ -263,7 +278,12 @@ def rope(
     Raises
     ------
     ShapeError
-        A shape, dtype or number that does not fit.
+        A shape, dtype, style or number that does not fit.
+
+    Notes
+    -----
+    From Su and others, "RoFormer" (2021, arXiv:2104.09864); scaling of positions from Chen and
+    others (2023, arXiv:2306.15595).
 
     Examples
     --------
@@ -334,7 +354,7 @@ def embedding(
     Returns
     -------
     ndarray
-        [..., k], with the shape of `ids` in front.
+        f32, f16 or bf16 [..., k], with the shape of `ids` in front.
 
     Raises
     ------

@@ -21,8 +21,9 @@ __all__ = ["PackedTensor", "pack"]
 class PackedTensor(Weights):
     """A matrix, or a stack of them, packed for `kvant.matmul`; made by `QTensor.pack`.
 
-    Sixteen rows lie interleaved, so that one instruction multiplies a column of all of them. No
-    byte is added or lost: `unpack` gives back the tensor.
+    Sixteen rows lie interleaved, so that one instruction multiplies a column of all of them. Every
+    byte is kept, and `unpack` gives back the tensor. docs/kernels.md has the layout; interleaving
+    rows is an idea of llama.cpp's repacked formats.
 
     Attributes
     ----------
@@ -56,7 +57,21 @@ class PackedTensor(Weights):
         self._experts: _core.Experts | None = None
 
     def __getitem__(self, index: int) -> PackedTensor:
-        """One matrix of a stack; the rows of a matrix are interleaved and cannot be taken."""
+        """One matrix [n, k] of a stack; rows of a matrix are interleaved and cannot be taken.
+
+        Raises
+        ------
+        ShapeError
+            This is one matrix, or `index` is no whole number.
+        IndexError
+            There is no such expert.
+
+        Examples
+        --------
+        >>> import numpy as np, kvant
+        >>> kvant.quantize(np.ones((2, 3, 64), np.float32), "q4_0").pack()[1]
+        PackedTensor(q4_0, (3, 64), 576 bytes)
+        """
         if self.ndim < 3 or isinstance(index, bool) or not isinstance(index, int | np.integer):
             raise ShapeError(f"[PackedTensor] expected the index of one expert, got {index!r}")
         return PackedTensor(self.data[index], self.info, self.shape[1:])
@@ -77,7 +92,25 @@ class PackedTensor(Weights):
         return self._experts
 
     def unpack(self, *, threads: int | None = None) -> QTensor:
-        """The tensor it was packed from, byte for byte."""
+        """The tensor it was packed from, byte for byte.
+
+        Parameters
+        ----------
+        threads
+            At most this many; the set number by default.
+
+        Returns
+        -------
+        QTensor
+            Of the format and shape of this one: [n, k] or [experts, n, k].
+
+        Examples
+        --------
+        >>> import numpy as np, kvant
+        >>> q = kvant.quantize(np.ones((2, 3, 64), np.float32), "q4_0")
+        >>> q.pack().unpack()
+        QTensor(q4_0, (2, 3, 64), 216 bytes)
+        """
         rows, cols = self.shape[-2:]
         out = np.empty((*self.shape[:-1], self.info.row_bytes(cols)), np.uint8)
         size = rows * out.shape[-1]

@@ -40,7 +40,8 @@ def matmul(
     w
         Weights [n, k] in any format: a tensor, or one packed by `QTensor.pack`, which is faster.
     out
-        f32 [..., n], C-contiguous, to write to; it must not overlap x. Then nothing is allocated.
+        f32 [..., n], C-contiguous, to write to; it must not overlap an input. Then nothing is
+        allocated.
     act
         `"q8"`: each block of 32 activations is rounded to eight bits with a scale of its own and
         multiplied in integers. `"f32"`: decoded weights times x in f32, for validation. Float
@@ -57,7 +58,13 @@ def matmul(
     Raises
     ------
     ShapeError
-        The last axes differ, or `out` does not fit or overlaps x.
+        The last axes differ, a dtype, `w` or `act` is none of these, or `out` does not fit or
+        overlaps an input.
+
+    Notes
+    -----
+    docs/kernels.md defines every operation. Eight-bit activations are llama.cpp's idea (its Q8_0
+    and Q8_K); here each block of 32 has a scale for every format.
 
     Examples
     --------
@@ -110,7 +117,7 @@ def matmul_many(
     weights
         Up to 16 weights [n, k]; formats and n may differ.
     out
-        One array for each, as for `matmul`.
+        One array for each, as for `matmul`; they must not overlap each other.
     act, threads
         As for `matmul`.
 
@@ -122,7 +129,7 @@ def matmul_many(
     Raises
     ------
     ShapeError
-        Last axes differ, there are more than 16 weights, or an `out` does not fit.
+        As for `matmul`; also when there are more than 16 weights, or another number of `out`.
 
     Examples
     --------

@@ -129,6 +129,16 @@ class QTensor(Weights):
         Sixteen rows are interleaved; the size stays the same up to a multiple of 64 bytes for
         every sixteen rows. `PackedTensor.unpack` is the inverse.
 
+        Parameters
+        ----------
+        threads
+            At most this many; the set number by default. The bytes do not depend on it.
+
+        Returns
+        -------
+        PackedTensor
+            Of the same format and shape.
+
         Raises
         ------
         ShapeError

@@ -42,7 +42,15 @@ class Weights:
 
     @property
     def T(self) -> Transposed:  # noqa: N802
-        """For `x @ w.T`, which is `kvant.matmul(x, w)`."""
+        """For `x @ w.T`, which is `kvant.matmul(x, w)`.
+
+        Examples
+        --------
+        >>> import numpy as np, kvant
+        >>> w = kvant.quantize(np.ones((2, 32), np.float32), "q4_0")
+        >>> np.ones(32, np.float32) @ w.T
+        array([32., 32.], dtype=float32)
+        """
         return Transposed(self)
 
     def __len__(self) -> int:
