@@ -39,7 +39,7 @@ test-asan: $(ASAN_VENV)/.dev
 # The checks against third parties at full size, and those that need llama.cpp, torch, transformers.
 oracle: $(VENV)/.peers
 	KVANT_ORACLE_BLOCKS=1000000 $(BIN)/python -m pytest tests/kernels/test_oracles.py tests/reference -s
-	$(BIN)/python -m pytest tests/models tests/lab/test_llama_cpp.py
+	$(BIN)/python -m pytest tests/models tests/lab/test_llama_cpp.py tests/bench/test_ggml.py
 
 # Everything that is measured, into build/bench: bench.json, bench.md, roofline.png. A look:
 # make bench BENCH=--quick
