@@ -151,7 +151,7 @@ def test_zeros_give_positive_zeros(name, isa):
     assert not words(kvant.matmul(x, weights(name, 20, k, 0, "finite"))).any()
 
 
-# Where some ISAs multiply with another formula, and where they do not: scales of 2^-41 ... and 2^101.
+# Where some ISAs multiply with another formula, and where not: scales of 2^-41 ... and 2^101.
 @pytest.mark.parametrize("exponent", [0, 1, 2, 85, 86, 87, 88, 89, 226, 227, 228, 229, 253, 254])
 def test_scales_far_from_one(exponent, isa):
     q = weights("mxfp4", 35, 320, exponent)
