@@ -73,9 +73,7 @@ def ffn(
     >>> kvant.ffn(np.full(32, 3, np.float32), w, w, w, activation="relu")[:2]
     array([9., 9.], dtype=float32)
     """
-    for what, w in (("gate", gate), ("up", up), ("down", down)):
-        check_weights("ffn", what, w, 2)
-    _check_network("ffn", gate, up, down)
+    _check_network("ffn", 2, gate, up, down)
     given = np.asarray(x)
     leading = given.shape[:-1]
     check_x("ffn", given, leading, gate.shape[-1])
@@ -168,9 +166,7 @@ def moe_ffn(
     >>> kvant.moe_ffn(x, w, w, down, ids, weights, activation="relu")[:2]
     array([9., 9.], dtype=float32)
     """
-    for what, w in (("gate", gate), ("up", up), ("down", down)):
-        check_weights("moe_ffn", what, w, 3)
-    _check_network("moe_ffn", gate, up, down)
+    _check_network("moe_ffn", 3, gate, up, down)
     chosen = expert_ids("moe_ffn", ids)
     factors = np.asarray(weights)
     if factors.dtype != np.float32 or factors.shape != chosen.shape:
@@ -207,7 +203,9 @@ def moe_ffn(
     return result
 
 
-def _check_network(function: str, gate: Weights, up: Weights, down: Weights) -> None:
+def _check_network(function: str, axes: int, gate: Weights, up: Weights, down: Weights) -> None:
+    for what, w in (("gate", gate), ("up", up), ("down", down)):
+        check_weights(function, what, w, axes)
     if up.shape != gate.shape:
         raise ShapeError(f"[{function}] expected up {gate.shape} as gate, got {up.shape}")
     wanted = (*gate.shape[:-2], down.shape[-2], gate.shape[-2])
