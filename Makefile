@@ -29,12 +29,13 @@ test-arm: $(VENV)/.dev
 
 # The kernels and the borders under AddressSanitizer and UndefinedBehaviorSanitizer of gcc, installed
 # beside the usual package. libstdc++ stands with libasan, which must know its __cxa_throw.
-# A limit of address space cannot hold where ASan maps terabytes.
+# A limit of address space cannot hold where ASan maps terabytes, and a child forked in the middle of another
+# thread's call now and then inherits a lock of ASan's own.
 test-asan: $(ASAN_VENV)/.dev
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 HYPOTHESIS_PROFILE=few KVANT_THREADS=2 \
-	$(ASAN_VENV)/bin/python -m pytest tests/kernels tests/border -k "not gives_no_more_threads"
+	$(ASAN_VENV)/bin/python -m pytest tests/kernels tests/border -k "not gives_no_more_threads and not fork_in_the_middle"
 
 # The checks against third parties at full size, and those that need llama.cpp, torch, transformers.
 oracle: $(VENV)/.peers
