@@ -10,7 +10,7 @@ constexpr Ahead kNothing = {};
 
 // What is multiplied next, asked for little by little.
 struct NextChunk {
-  const uint8_t* from[kMostTiles];
+  const uint8_t* from[kMostTiles] = {};
   int32_t places = 0, lines = 0;
 
   // What comes after chunk c of `tiles` tiles.
@@ -37,27 +37,24 @@ struct NextChunk {
   }
 };
 
+// How the columns of a group go through the inner loops: whole panels, and one that is narrower.
+struct Shares {
+  int whole, rest;
+  float* rest_sums;
+
+  Shares(const Panels& x, int tiles, float* sums)
+      : whole(int(x.rows / x.width)), rest(int(x.rows % x.width)),
+        rest_sums(sums + int64_t(whole) * x.width * tiles * kTileRows) {}
+  int panels() const { return whole + (rest > 0); }
+};
+
 // A few tiles: sums [column][tile][16].
-void multiply_some(const MatmulKernels& k, const Product& product, const Weights& w, const Panels& x, int64_t first,
-                   int tiles, const TaskMemory& memory) {
+void multiply_some(const MatmulKernels& k, const Weights& w, const Panels& x, int64_t first, int tiles,
+                   const TaskMemory& memory) {
   const FormatProducts& format = k.format[w.format];
-  const int whole = int(x.rows / x.width), rest = int(x.rows % x.width), panels = whole + (rest > 0);
-  float* rest_sums = memory.sums + int64_t(whole) * x.width * tiles * kTileRows;
-  if (w.chunks() == 0) memset(memory.sums, 0, size_t(x.rows * tiles) * kTileRows * sizeof(float));
+  const Shares shares(x, tiles, memory.sums);
   for (int64_t c = 0; c < w.chunks(); ++c) {
-    const int blocks = w.chunk_blocks(c), columns = blocks * w.block, steps = columns / 32;
-    const uint8_t *whole_x = x.at(c, 0), *rest_x = x.at(c, int64_t(whole) * x.width);
-    if (product.floats) {
-      for (int t = 0; t < tiles; ++t) {
-        format.floats(packed_chunk(k, w, first + t, c, memory.packed), blocks, memory.tiles[t],
-                      memory.floats + t * kChunk * kTileRows);
-      }
-      const MultiplyFloats* multiply = k.floats[tiles - 1];
-      const auto floats = [](const uint8_t* p) { return reinterpret_cast<const float*>(p); };
-      if (whole) multiply[x.width - 1](memory.floats, floats(whole_x), columns, whole, c == 0, memory.sums);
-      if (rest) multiply[rest - 1](memory.floats, floats(rest_x), columns, 1, c == 0, rest_sums);
-      continue;
-    }
+    const int blocks = w.chunk_blocks(c), steps = blocks * w.block / 32;
     const NextChunk next(w, first, tiles, c);
     // Expanding takes its share of the time, and so of what is to be asked for.
     const int early = int(next.lines * kExpandColumns / (kExpandColumns + x.rows)) / blocks * blocks;
@@ -68,9 +65,33 @@ void multiply_some(const MatmulKernels& k, const Product& product, const Weights
       steady = steady && memory.tiles[t].steady;
     }
     const MultiplyKernel* multiply = (steady ? format.multiply_steady : format.multiply)[tiles - 1];
-    const Ahead ahead = next.share(early, panels, steps);
-    if (whole) multiply[x.width - 1](memory.tiles, whole_x, steps, whole, c == 0, memory.sums, ahead);
-    if (rest) multiply[rest - 1](memory.tiles, rest_x, steps, 1, c == 0, rest_sums, whole ? kNothing : ahead);
+    const Ahead ahead = next.share(early, shares.panels(), steps);
+    if (shares.whole) {
+      multiply[x.width - 1](memory.tiles, x.at(c, 0), steps, shares.whole, c == 0, memory.sums, ahead);
+    }
+    if (shares.rest) {
+      multiply[shares.rest - 1](memory.tiles, x.at(c, x.rows - shares.rest), steps, 1, c == 0, shares.rest_sums,
+                                shares.whole ? kNothing : ahead);
+    }
+  }
+}
+
+// The same with decoded weights and activations as they are.
+void multiply_decoded(const MatmulKernels& k, const Weights& w, const Panels& x, int64_t first, int tiles,
+                      const TaskMemory& memory) {
+  const Shares shares(x, tiles, memory.sums);
+  const MultiplyFloats* multiply = k.floats[tiles - 1];
+  for (int64_t c = 0; c < w.chunks(); ++c) {
+    const int blocks = w.chunk_blocks(c), columns = blocks * w.block;
+    for (int t = 0; t < tiles; ++t) {
+      k.format[w.format].floats(packed_chunk(k, w, first + t, c, memory.packed), blocks, memory.tiles[t],
+                                memory.floats + t * kChunk * kTileRows);
+    }
+    const auto floats = [&](int64_t j) { return reinterpret_cast<const float*>(x.at(c, j)); };
+    if (shares.whole) multiply[x.width - 1](memory.floats, floats(0), columns, shares.whole, c == 0, memory.sums);
+    if (shares.rest) {
+      multiply[shares.rest - 1](memory.floats, floats(x.rows - shares.rest), columns, 1, c == 0, shares.rest_sums);
+    }
   }
 }
 
@@ -124,7 +145,8 @@ void multiply_tiles(const MatmulKernels& k, const Product& product, const uint8_
   }
   for (int64_t t = begin; t < end; t += k.tiles) {
     const int tiles = int(std::min<int64_t>(end - t, k.tiles));
-    multiply_some(k, product, w, x, t, tiles, memory);
+    if (w.chunks() == 0) memset(memory.sums, 0, size_t(x.rows * tiles) * kTileRows * sizeof(float));
+    (product.floats ? multiply_decoded : multiply_some)(k, w, x, t, tiles, memory);
     store(k, w, target, x.rows, t, tiles, memory.sums);
   }
 }
