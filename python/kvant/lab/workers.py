@@ -34,8 +34,13 @@ def pool(threads: int | None = None) -> Iterator[Executor | None]:
         yield None
         return
     workers = threads if threads is not None else usable_cpus()
-    with limits(limits=1), ThreadPoolExecutor(workers) as executor:
-        yield executor
+    executor = ThreadPoolExecutor(workers)
+    try:
+        with limits(limits=1):
+            yield executor
+    finally:
+        # Who interrupts does not wait for windows that have not begun.
+        executor.shutdown(cancel_futures=True)
 
 
 def in_order(
