@@ -14,6 +14,8 @@ constexpr int32_t kFloatUnit = 128;
 constexpr int64_t kParallelElements = 64 * 1024;
 // Multiplications of one task, at least.
 constexpr int64_t kTaskProducts = 128 * 1024;
+// Up to so many columns a product is bound by memory.
+constexpr int64_t kStreamColumns = 4;
 // Tasks of products that are bound by memory take so many runs of tiles.
 constexpr int64_t kStreamRuns = 2;
 

@@ -11,8 +11,6 @@
 
 namespace kvant {
 
-// Up to so many columns a product is bound by memory.
-constexpr int64_t kStreamColumns = 4;
 // Expanding a tile takes as long as multiplying it by so many columns.
 constexpr int64_t kExpandColumns = 3;
 
