@@ -2,7 +2,7 @@
 # detection is in csrc/isa/detect.cpp. Each ISA compiles every unit of csrc/isa/ into an object
 # library of its own, without link-time optimization, so that no instruction of it can move into code
 # that runs everywhere.
-set(KVANT_ISA_UNITS codec matmul ops probe)
+set(KVANT_ISA_UNITS attend codec matmul ops probe)
 # An ISA that is another one but for products compiles those only; select.cpp names the other.
 set(KVANT_ISA_UNITS_neon_i8mm matmul)
 set(KVANT_ISA_OPTIMIZE "" CACHE STRING "Optimization of these units instead of their own, for builds that only test")

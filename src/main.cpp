@@ -9,6 +9,7 @@ void bind_matmul(nb::module_& m);
 void bind_runtime(nb::module_& m);
 void bind_experts(nb::module_& m);
 void bind_files(nb::module_& m);
+void bind_kv(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_probe(nb::module_& m);
 
@@ -20,6 +21,7 @@ NB_MODULE(_core, m) {
   bind_experts(m);
   bind_runtime(m);
   bind_files(m);
+  bind_kv(m);
   bind_ops(m);
   bind_probe(m);
 }

@@ -249,6 +249,38 @@ int32_t kvant_rope(const float* x, int64_t token_stride, int64_t head_stride, co
                    double theta, double scale, const float* freq_factors, float* out,
                    int64_t out_token_stride, int64_t out_head_stride, int32_t threads);
 
+/* ---- attention over a cache ---- */
+
+/* Keys and values of one layer in pages of 64 tokens; every head has its pages one behind the other, those
+ * of keys [dim, 64], those of values [64, width], width being value_dim rounded up to 16. */
+typedef struct {
+  void* k;
+  void* v;
+  int32_t type;            /* KVANT_F32 or KVANT_F16 */
+  int32_t heads, dim, value_dim;
+  int64_t pages;           /* of each head */
+} kvant_kv_pages;
+
+/* Writes keys and values of `tokens` tokens, rounded to the type of the pages, to the places position, position + 1, ...
+ *   k, v                  [tokens, heads, dim] and [tokens, heads, value_dim], strides in elements
+ *   threads               at most; 0 for the set number
+ * KVANT_BAD_SHAPE where they run past the pages; nothing is written then. */
+int32_t kvant_kv_append(const kvant_kv_pages* pages, int64_t position, int64_t tokens, const float* k,
+                        int64_t k_token_stride, int64_t k_head_stride, const float* v, int64_t v_token_stride,
+                        int64_t v_head_stride, int32_t threads);
+
+/* Causal attention of tokens that stand at position, position + 1, ... over the keys up to their own.
+ *   q                     [tokens, heads, dim], strides in elements; `heads` a multiple of the key heads, of
+ *                         which head h reads number h / (heads / key heads)
+ *   window                a token sees so many keys at most, its own among them
+ *   scale                 of the scores
+ *   sinks                 for each head the score of a key without a value; or null
+ *   out                   [tokens, heads, value_dim] without gaps; overlaps nothing that is read
+ * All in f32, of the order that docs/ops.md states; results depend on the inputs only. */
+int32_t kvant_kv_attend(const kvant_kv_pages* pages, int64_t position, int64_t tokens, const float* q,
+                        int64_t q_token_stride, int64_t q_head_stride, int32_t heads, int64_t window, float scale,
+                        const float* sinks, float* out, int32_t threads);
+
 /* ---- files ---- */
 
 /* Walks `count` strings (u64 length, bytes) from `offset` on. Returns the offset behind the last, or

@@ -13,11 +13,12 @@ namespace kvant {
 #define KVANT_KERNELS_ON(base, isa)                                                                \
   extern const MatmulKernels kernels_matmul_##isa;                                               \
   static constexpr Kernels kernels_##isa = {#isa, &kernels_codec_##base, &kernels_matmul_##isa,  \
-                                            &kernels_ops_##base, &kernels_probe_##base};
+                                            &kernels_ops_##base, &kernels_probe_##base, &kernels_attend_##base};
 #define KVANT_KERNELS(isa)                                                                       \
   extern const CodecKernels kernels_codec_##isa;                                                 \
   extern const OpKernels kernels_ops_##isa;                                                      \
   extern const ProbeKernels kernels_probe_##isa;                                                 \
+  extern const AttendKernels kernels_attend_##isa;                                               \
   KVANT_KERNELS_ON(isa, isa)
 
 #if defined(__x86_64__)

@@ -148,6 +148,38 @@ struct OpKernels {
 
 constexpr double kMaxAngle = 1e8;
 
+// Keys and values as f16 or f32 in pages of so many tokens: of keys [dim][token], of values [token][width].
+// Pages are attended over in chunks.
+constexpr int kPageTokens = 64, kChunkPages = 8;
+constexpr int64_t kChunkTokens = kPageTokens * kChunkPages;
+
+// Rows of queries that share a key head: row r is head r % group of token r / group.
+struct AttendJob {
+  const float* q;
+  int64_t token_stride, head_stride;  // floats
+  const void *k, *v;                  // page 0
+  int32_t group, dim, width;          // width: of a value, a multiple of 16
+  int64_t position;                   // of the first token, among the keys
+  int64_t window;                     // so many keys a token sees at most, its own among them
+  float scale;
+};
+
+// Before the `width` sums of a state: the largest score, and the sum of exp(score - largest).
+constexpr int kStateHead = 16;
+
+struct AttendKernels {
+  // states [rows][kStateHead + width] of rows first, first + 1, ... over one chunk. scores: kPageTokens a row.
+  // By the type of keys and values, as `append` too.
+  void (*chunk[2])(const AttendJob&, int64_t first, int rows, int64_t chunk, float* scores, float* states) noexcept;
+  // states = states and more, in this order.
+  void (*merge)(float* states, const float* more, int rows, int width) noexcept;
+  // out [dim] of one state; sink, unless null, is the score of a key without a value.
+  void (*finish)(const float* state, const float* sink, int dim, float* out) noexcept;
+  // A token's key and value into the place `token` of a page.
+  void (*append[2])(const float* k, int dim, void* k_page, const float* v, int value_dim, int width, void* v_page,
+                    int token) noexcept;
+};
+
 // Loops that only load the machine. Memory is aligned to 64 bytes and its size a multiple of
 // kProbeUnit. They return what keeps a compiler from leaving them out, and a test can check.
 constexpr int64_t kProbeUnit = 4096;
@@ -170,6 +202,7 @@ struct Kernels {
   const MatmulKernels* matmul;
   const OpKernels* ops;
   const ProbeKernels* probe;
+  const AttendKernels* attend;
 };
 
 }  // namespace kvant

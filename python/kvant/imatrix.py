@@ -123,6 +123,10 @@ class Imatrix:
             mean = mean.reshape(-1, columns)
         return mean[0] if mean.shape[0] == 1 else mean
 
+    def counts(self, name: str) -> NDArray[np.int64]:
+        """Tokens that each expert of a weight saw [matrices]; KeyError if nothing is known."""
+        return np.array(self._entries[name].counts, np.int64)
+
     def add(
         self,
         name: str,
@@ -166,8 +170,36 @@ class Imatrix:
         for expert in np.unique(ids):
             chosen = flat[ids == expert]
             sums[expert] = (chosen * chosen).sum(axis=0)
-        new = Entry(sums, np.bincount(ids, minlength=matrices))
-        self._entries[name] = self._fitted("add", name, new)
+        self.add_sums(name, sums, np.bincount(ids, minlength=matrices))
+
+    def add_sums(self, name: str, sums: ArrayLike, counts: ArrayLike) -> None:
+        """Add sums of squares that were made elsewhere.
+
+        Parameters
+        ----------
+        name
+            The weight.
+        sums
+            float [matrices, columns], over the activations of each expert; one matrix otherwise.
+        counts
+            int [matrices], the tokens behind each.
+
+        Raises
+        ------
+        ShapeError
+            Shapes do not fit each other or earlier calls.
+        FormatError
+            A sum is not finite or leaves f32.
+        """
+        squares, tokens = np.asarray(sums, np.float64), np.asarray(counts)
+        if squares.ndim != 2 or tokens.shape != squares.shape[:1] or tokens.dtype.kind not in "iu":
+            raise ShapeError(
+                "[Imatrix.add_sums] expected sums [matrices, columns] and counts [matrices], "
+                f"got {squares.shape} and {tokens.dtype} {tokens.shape}"
+            )
+        if not np.isfinite(squares).all():
+            raise FormatError(f"[Imatrix.add_sums] expected finite sums, got others for {name}")
+        self._entries[name] = self._fitted("add", name, Entry(squares, tokens.astype(np.int64)))
         most = max(int(e.counts.max()) for e in self._entries.values())
         self._data.chunk_count = max(self.chunk_count, most // self.chunk_size)
 

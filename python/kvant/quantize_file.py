@@ -257,6 +257,20 @@ def quantize_tensor(
         yield quantize(part.dequantize(), format, importance=uses, threads=threads)
 
 
+def quantized(
+    source: QTensor,
+    format: str,
+    importance: npt.NDArray[np.float32] | None = None,
+    threads: int | None = None,
+) -> QTensor:
+    """Encode a whole tensor; arguments are those of `quantize_tensor`."""
+    pieces = list(quantize_tensor(source, format, importance, threads))
+    if len(pieces) == 1 and pieces[0].shape == source.shape:
+        return pieces[0]
+    data = np.concatenate([piece.data.reshape(-1) for piece in pieces])
+    return QTensor.from_bytes(data, format, source.shape)
+
+
 def importance_of(
     matrix: Imatrix | None, name: str, shape: tuple[int, ...]
 ) -> npt.NDArray[np.float32] | None:

@@ -18,7 +18,16 @@ from .errors import FormatError, ModelError
 from .formats import format_info, formats
 from .recipe_table import ALIASES, FALLBACKS, RECIPES, UNIFORM_FILE_TYPES, Recipe, Role, Site
 
-__all__ = ["Recipe", "TensorInfo", "may_quantize", "parse_override", "plan", "recipe", "recipes"]
+__all__ = [
+    "Recipe",
+    "TensorInfo",
+    "fitting",
+    "may_quantize",
+    "parse_override",
+    "plan",
+    "recipe",
+    "recipes",
+]
 
 
 class TensorInfo(NamedTuple):
@@ -277,11 +286,11 @@ def plan(
                 format = chosen.base
             else:
                 format = model.choose(info)
-            result[info.name] = _fit(format, info.shape[-1])
+            result[info.name] = fitting(format, info.shape[-1])
     return result
 
 
-def _fit(format: str, columns: int) -> str:
+def fitting(format: str, columns: int) -> str:
     """The format itself, or what replaces it where a row is not a whole number of blocks."""
     if columns % format_info(format).block == 0:
         return format

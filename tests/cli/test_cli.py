@@ -284,6 +284,8 @@ def test_ctrl_c_ends_with_130_and_no_partial_file(dense: Path, tmp_path: Path) -
         stderr=subprocess.PIPE,
         env={**environment(), "FORCE_COLOR": "1"},
         text=True,
+        # What a shell starts in the background ignores the signal, and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert program.stderr is not None
     # The first letter of the progress bar tells that the work has begun.

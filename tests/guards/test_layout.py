@@ -26,10 +26,11 @@ MAY_SEE = {
     "runtime": {"base"},
     "files": {"base"},
     "codec": {"base", "kernels", "isa", "runtime"},
+    "kv": {"base", "kernels", "isa", "runtime"},
     "matmul": {"base", "kernels", "isa", "runtime"},
     "ops": {"base", "kernels", "isa", "runtime"},
     "probe": {"base", "kernels", "isa", "runtime"},
-    "capi": {"base", "codec", "files", "isa", "matmul", "ops", "probe", "runtime"},
+    "capi": {"base", "codec", "files", "isa", "kv", "matmul", "ops", "probe", "runtime"},
 }
 USERS_OF_KERNELS = {"kernels", "isa", *(room for room in MAY_SEE if "kernels" in MAY_SEE[room])}
 # Where words of one processor may stand outside of simd/: its control register, its pause.

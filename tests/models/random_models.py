@@ -18,8 +18,59 @@ ARCHITECTURE_NAMES = ARCHITECTURES
 VOCAB = 300
 HF_NAMES = {
     "llama": ("LlamaForCausalLM", "llama"),
+    "mistral": ("MistralForCausalLM", "mistral"),
+    "qwen2": ("Qwen2ForCausalLM", "qwen2"),
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
     "qwen3moe": ("Qwen3MoeForCausalLM", "qwen3_moe"),
+    "olmoe": ("OlmoeForCausalLM", "olmoe"),
+    "gemma3": ("Gemma3ForCausalLM", "gemma3_text"),
+    "gpt-oss": ("GptOssForCausalLM", "gpt_oss"),
+}
+WITH_EXPERTS = ("qwen3moe", "olmoe", "gpt-oss")
+# What a config.json of theirs has besides, or instead.
+HF_CHANGES: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 7},
+    "qwen3moe": {
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 20,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+    # llama.cpp takes some shapes of these two for granted.
+    "qwen2": {"head_dim": 8},
+    "olmoe": {
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": False,
+        "head_dim": 8,
+        "num_key_value_heads": 4,
+    },
+    "gemma3": {
+        "num_hidden_layers": 7,
+        "sliding_window": 7,
+        "query_pre_attn_scalar": 12,
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rope_local_base_freq": 100.0,
+        "tie_word_embeddings": True,
+    },
+    "gpt-oss": {
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "sliding_window": 7,
+        "attention_bias": True,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 16,
+        },
+    },
 }
 _SAMPLE = (
     "It was the best of times, it was the worst of times. 1859! \u00e9t\u00e9 na\u00efve\n" * 3
@@ -41,8 +92,10 @@ def metadata(architecture: str, **changes: Any) -> dict[str, Any]:
         "rope.freq_base": 1000.0,
         "vocab_size": VOCAB,
     }
-    if architecture == "qwen3moe":
+    if architecture in WITH_EXPERTS:
         keys |= {"expert_count": 6, "expert_used_count": 2, "expert_feed_forward_length": 20}
+    if architecture in ("gemma3", "gpt-oss"):
+        keys["attention.sliding_window"] = 5
     keys |= {name.replace("__", "."): value for name, value in changes.items()}
     named = {f"{architecture}.{k}": v for k, v in keys.items() if v is not None}
     return {"general.architecture": architecture, **named}
@@ -105,15 +158,7 @@ def hf_config(architecture: str, **changes: Any) -> dict[str, Any]:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    if architecture == "qwen3moe":
-        config |= {
-            "num_experts": 6,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 20,
-            "norm_topk_prob": True,
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
-        }
+    config |= HF_CHANGES.get(architecture, {})
     config |= changes
     return {key: value for key, value in config.items() if value is not None}
 
@@ -121,41 +166,68 @@ def hf_config(architecture: str, **changes: Any) -> dict[str, Any]:
 def hf_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Random weights under Hugging Face names."""
     rng = np.random.default_rng(seed)
-    width, ffn, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    qwen = config["model_type"] != "llama"
+    width = config["hidden_size"]
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCAB, width)}
     for i in range(config["num_hidden_layers"]):
-        p = f"model.layers.{i}."
-        shapes |= {
-            f"{p}input_layernorm.weight": (width,),
-            f"{p}self_attn.q_proj.weight": (heads * head, width),
-            f"{p}self_attn.k_proj.weight": (kv_heads * head, width),
-            f"{p}self_attn.v_proj.weight": (kv_heads * head, width),
-            f"{p}self_attn.o_proj.weight": (width, heads * head),
-            f"{p}post_attention_layernorm.weight": (width,),
-        }
-        if qwen:
-            shapes |= {f"{p}self_attn.{n}_norm.weight": (head,) for n in "qk"}
-        if config.get("attention_bias"):
-            shapes |= {f"{p}self_attn.{n}_proj.bias": (heads * head,) for n in "q"}
-            shapes |= {f"{p}self_attn.{n}_proj.bias": (kv_heads * head,) for n in "kv"}
-            shapes |= {f"{p}self_attn.o_proj.bias": (width,)}
-        experts = config.get("num_experts")
-        own = config["moe_intermediate_size"] if experts else ffn
-        parts = [f"{p}mlp.experts.{e}." for e in range(experts)] if experts else [f"{p}mlp."]
-        for part in parts:
-            shapes |= {
-                f"{part}gate_proj.weight": (own, width),
-                f"{part}up_proj.weight": (own, width),
-                f"{part}down_proj.weight": (width, own),
-            }
-        if experts:
-            shapes[f"{p}mlp.gate.weight"] = (experts, width)
+        layer = _hf_attention(config) | _hf_feed_forward(config)
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
     shapes["model.norm.weight"] = (width,)
     if not config.get("tie_word_embeddings"):
         shapes["lm_head.weight"] = (VOCAB, width)
-    return {name: draw(rng, shape) for name, shape in shapes.items()}
+    tensors = {name: draw(rng, shape) for name, shape in shapes.items()}
+    if config["model_type"] == "gemma3_text":
+        # Its norms are stored less one.
+        tensors = {n: t - np.float32(t.ndim == 1) for n, t in tensors.items()}
+    return tensors
+
+
+def _hf_attention(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    kind, width, head = config["model_type"], config["hidden_size"], config["head_dim"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    rows = {"q": heads * head, "k": kv_heads * head, "v": kv_heads * head}
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (width,),
+        "post_attention_layernorm.weight": (width,),
+        "self_attn.o_proj.weight": (width, heads * head),
+        **{f"self_attn.{n}_proj.weight": (count, width) for n, count in rows.items()},
+    }
+    if kind in ("qwen3", "qwen3_moe", "gemma3_text"):
+        shapes |= {f"self_attn.{n}_norm.weight": (head,) for n in "qk"}
+    if kind == "olmoe":
+        shapes |= {f"self_attn.{n}_norm.weight": (rows[n],) for n in "qk"}
+    if kind == "gemma3_text":
+        shapes |= {f"{n}_feedforward_layernorm.weight": (width,) for n in ("pre", "post")}
+    if kind == "gpt_oss":
+        shapes["self_attn.sinks"] = (heads,)
+    if config.get("attention_bias") or kind == "qwen2":
+        shapes |= {f"self_attn.{n}_proj.bias": (count,) for n, count in rows.items()}
+    if config.get("attention_bias"):
+        shapes["self_attn.o_proj.bias"] = (width,)
+    return shapes
+
+
+def _hf_feed_forward(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    kind, width, ffn = config["model_type"], config["hidden_size"], config["intermediate_size"]
+    if kind == "gpt_oss":
+        count = config["num_local_experts"]
+        return {
+            "mlp.router.weight": (count, width),
+            "mlp.router.bias": (count,),
+            "mlp.experts.gate_up_proj": (count, width, 2 * ffn),
+            "mlp.experts.gate_up_proj_bias": (count, 2 * ffn),
+            "mlp.experts.down_proj": (count, ffn, width),
+            "mlp.experts.down_proj_bias": (count, width),
+        }
+    experts = config.get("num_experts")
+    own = config.get("moe_intermediate_size", ffn)
+    shapes: dict[str, tuple[int, ...]] = {"mlp.gate.weight": (experts, width)} if experts else {}
+    for part in [f"mlp.experts.{e}." for e in range(experts)] if experts else ["mlp."]:
+        shapes |= {
+            f"{part}gate_proj.weight": (own, width),
+            f"{part}up_proj.weight": (own, width),
+            f"{part}down_proj.weight": (width, own),
+        }
+    return shapes
 
 
 def hf_folder(folder: Path, architecture: str, *, shards: int = 1, **changes: Any) -> Path:

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_models import ARCHITECTURE_NAMES, byte_tokenizer, hf_config, hf_folder, hf_tensors
+from random_models import (
+    ARCHITECTURE_NAMES,
+    WITH_EXPERTS,
+    byte_tokenizer,
+    hf_config,
+    hf_folder,
+    hf_tensors,
+)
 
 from kvant import gguf, models
 from kvant.convert import convert
@@ -52,10 +59,22 @@ def test_metadata_and_types(tmp_path: Path, architecture: str) -> None:
     }
     if architecture == "llama":
         expected["rope.dimension_count"] = np.uint32(12)
-    if architecture == "qwen3moe":
+    if architecture in WITH_EXPERTS:
+        width = 20 if architecture == "qwen3moe" else 48
         expected |= {"expert_count": np.uint32(6), "expert_used_count": np.uint32(2)}
-        expected |= {"expert_feed_forward_length": np.uint32(20)}
-        assert shapes["blk.1.ffn_down_exps.weight"] == (6, 32, 20)
+        expected |= {"expert_feed_forward_length": np.uint32(width)}
+        assert shapes["blk.1.ffn_down_exps.weight"] == (6, 32, width)
+    if architecture in ("qwen2", "olmoe"):
+        expected |= {f"attention.{part}_length": np.uint32(8) for part in ("key", "value")}
+    if architecture == "olmoe":
+        expected["attention.head_count_kv"] = np.uint32(4)
+    if architecture in ("gemma3", "gpt-oss"):
+        expected["attention.sliding_window"] = np.uint32(7)
+    if architecture == "gemma3":
+        expected |= {"block_count": np.uint32(7), "rope.freq_base_swa": np.float32(100)}
+    if architecture == "gpt-oss":
+        expected |= {"rope.scaling.type": "yarn", "rope.scaling.factor": np.float32(4)}
+        expected["rope.scaling.original_context_length"] = np.uint32(16)
     found = {
         k.removeprefix(f"{architecture}."): v for k, v in keys.items() if architecture + "." in k
     }
@@ -67,7 +86,7 @@ def test_metadata_and_types(tmp_path: Path, architecture: str) -> None:
     assert keys["tokenizer.ggml.pre"] == "gpt-2"
     assert len(keys["tokenizer.ggml.tokens"]) == 300
     for name, kind in types.items():
-        small = len(shapes[name]) == 1 or "ffn_gate_inp" in name
+        small = name.endswith(".bias") or len(shapes[name]) == 1 or "ffn_gate_inp" in name
         assert kind == ("f32" if small else "f16"), name
 
 
@@ -186,7 +205,11 @@ def test_infinities_and_nan_stay_and_overflow_is_refused(target: str) -> None:
         ("llama", {"hidden_act": "gelu"}, "hidden_act = silu"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config = None"),
         ("llama", {"rms_norm_eps": "small"}, "positive number for rms_norm_eps"),
-        ("llama", {"rope_scaling": {"type": "yarn"}}, "got yarn"),
+        ("llama", {"rope_scaling": {"type": "dynamic"}}, "got dynamic"),
+        ("llama", {"rope_scaling": {"type": "yarn", "beta_fast": 64}}, "beta_fast = 32"),
+        ("gemma3", {"sliding_window_pattern": 4}, "sliding_window_pattern = 6"),
+        ("gpt-oss", {"layer_types": ["full_attention"] * 2}, "every layer 2 of 2"),
+        ("olmoe", {"norm_topk_prob": True}, "norm_topk_prob = False"),
         ("llama", {"rope_scaling": 4}, "object for the rope settings"),
         ("llama", {"rope_scaling": {"type": "linear"}}, "positive number for factor"),
         ("llama", {"tie_word_embeddings": "yes"}, "true or false"),

@@ -47,6 +47,14 @@ def test_run_model_continues_the_text() -> None:
     assert 0.01 < float(out.split()[-1]) < 1
 
 
+def test_a_decoder_of_ones_own_is_the_decoder() -> None:
+    text = "Mr. Sherlock Holmes"
+    model = models.load(SHIPPED)
+    ids = model.tokenizer.encode(text, bos=True)
+    wanted = model.tokenizer.decode(model.generate(ids, 40))
+    assert run("own_decoder.py", str(SHIPPED), text) == f"{text}{wanted}\n"
+
+
 def test_the_card_describes_the_shipped_model() -> None:
     model = models.load(SHIPPED)
     c = model.config
@@ -86,4 +94,5 @@ def test_four_bits_change_little_and_two_bits_more() -> None:
             if isinstance(tensor, kvant.QTensor) and "_exps." in key
         }
         change[name] = float(np.abs(model.with_weights(matrices).logits(ids) - plain).mean())
-    assert 0 < change["q8_0"] < 0.1 * change["q4_k"] < change["q4_k"] < 0.5 * change["q2_k"]
+    # Quantized weights take activations in eight bits, which is most of what q8_0 changes.
+    assert 0 < change["q8_0"] < 0.2 * change["q4_k"] < change["q4_k"] < 0.5 * change["q2_k"]

@@ -22,7 +22,7 @@ def test_later_tokens_do_not_change_earlier_logits(architecture: str) -> None:
     assert whole.shape == (7, 300)
     assert whole.dtype == np.float32
     for count in (1, 4):
-        np.testing.assert_allclose(model.logits(TOKENS[:count]), whole[:count], atol=2e-5)
+        np.testing.assert_array_equal(model.logits(TOKENS[:count]), whole[:count])
 
 
 @each_architecture
@@ -135,7 +135,11 @@ def test_an_observer_sees_the_input_of_every_product(architecture: str) -> None:
 
     quiet = model.logits(TOKENS)
     np.testing.assert_array_equal(model.logits(TOKENS, observe=count), quiet)
-    matrices = {name for name, tensor in model.tensors.items() if len(tensor.shape) > 1}
+    matrices = {
+        name
+        for name, tensor in model.tensors.items()
+        if len(tensor.shape) > 1 and name.endswith(".weight")
+    }
     assert set(rows) == matrices
     for name, seen in rows.items():
         assert seen == len(TOKENS) * (2 if "_exps." in name else 1), name
@@ -213,7 +217,7 @@ def test_every_missing_tensor_is_named(architecture: str) -> None:
         ("llama", {"attention__head_count_kv": 3}, "multiple of 3"),
         ("llama", {"attention__layer_norm_rms_epsilon": float("nan")}, "positive number"),
         ("llama", {"rope__dimension_count": 6}, "rope over all 12"),
-        ("llama", {"rope__scaling__type": "yarn"}, "rope scaling none or linear, got yarn"),
+        ("llama", {"rope__scaling__type": "longrope"}, "none, linear or yarn, got longrope"),
         ("llama", {"expert_count": 8}, "no experts in a llama model"),
         ("qwen3", {"attention__sliding_window": 32}, "full attention"),
         ("qwen3moe", {"expert_used_count": 7}, "expert_used_count <= 6"),
@@ -229,7 +233,7 @@ def test_a_model_that_cannot_be_run_is_refused(
 
 
 def test_an_unknown_architecture_is_named() -> None:
-    with pytest.raises(ModelError, match="of llama, qwen3, qwen3moe, got mamba"):
+    with pytest.raises(ModelError, match=r"of llama, qwen2, .*, gpt-oss, got mamba"):
         Model({"general.architecture": "mamba"}, {})
 
 

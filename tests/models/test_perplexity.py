@@ -19,7 +19,8 @@ from support import shared_path
 def test_perplexity_of_trained_models(name: str, expected: float) -> None:
     model = models.load(shared_path(f"models/{name}/model.gguf"))
     ids = model.tokenizer.encode(_hound(40_000))
-    assert perplexity(model, ids, window=512, bos=0) == pytest.approx(expected, rel=2e-5)
+    # Keys and values are f16, which moves single tokens but hardly the mean.
+    assert perplexity(model, ids, window=512, bos=0) == pytest.approx(expected, rel=2e-4)
 
 
 @pytest.mark.parametrize("name", ["tiny-moe", "novels-dense"])
@@ -27,7 +28,7 @@ def test_logits_of_trained_models_agree_with_transformers(name: str) -> None:
     torch: Any = pytest.importorskip("torch", reason="torch computes the expected logits")
     transformers: Any = pytest.importorskip("transformers", reason="it computes expected logits")
     folder = shared_path(f"models/{name}")
-    model = models.load(folder / "model.gguf")
+    model = models.load(folder / "model.gguf", act="f32")
     ids = [0, *model.tokenizer.encode(_hound(4000))[:511]]
     peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_models import ARCHITECTURE_NAMES, hf_folder
+from random_models import HF_NAMES, hf_folder
 
 from kvant import models
 from kvant.convert import convert
@@ -48,7 +48,7 @@ def stored() -> dict[str, np.ndarray]:
 def check(folder: Path) -> None:
     case = os.environ["PYTEST_CURRENT_TEST"].split("::")[-1].split(" ")[0]
     convert(folder, folder / "model.gguf")
-    got = models.load(folder / "model.gguf").logits(TOKENS)
+    got = models.load(folder / "model.gguf", act="f32").logits(TOKENS)
     if LIVE:
         expected = transformers_logits(folder)
         if os.environ.get("KVANT_WRITE_EXPECTED"):
@@ -59,17 +59,17 @@ def check(folder: Path) -> None:
     assert np.abs(got[KEPT] - kept).max() < 1e-4
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("architecture", HF_NAMES)
 def test_logits_agree(tmp_path: Path, architecture: str) -> None:
     check(hf_folder(tmp_path / "hf", architecture))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "qwen3moe"])
 def test_logits_agree_with_a_tied_head_and_shards(tmp_path: Path, architecture: str) -> None:
     check(hf_folder(tmp_path / "hf", architecture, shards=3, tie_word_embeddings=True))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURE_NAMES)
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "qwen3moe"])
 def test_logits_agree_with_biases_in_attention(tmp_path: Path, architecture: str) -> None:
     check(hf_folder(tmp_path / "hf", architecture, attention_bias=True))
 

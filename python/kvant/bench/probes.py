@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +30,17 @@ _UNIT = 4096
 _SECONDS = 0.005
 
 
+# A task keeps its arrays alive: the library is only told where they are.
+
+
 def read_task(array: NDArray[np.uint8], streams: int, threads: int, name: str) -> Task:
     """Read all of an array, with an instruction set by name."""
     address, nbytes = array.ctypes.data, array.nbytes // _UNIT * _UNIT
-    return Task(lambda: _core.probe_read(address, nbytes, streams, threads), lambda: isa.use(name))
+
+    def run(kept: Any = array) -> Any:
+        return _core.probe_read(address, nbytes, streams, threads)
+
+    return Task(run, lambda: isa.use(name))
 
 
 def copy_task(
@@ -45,7 +53,11 @@ def copy_task(
 ) -> Task:
     """Copy an array, through the caches or around those of the target."""
     a, b, nbytes = source.ctypes.data, target.ctypes.data, source.nbytes // _UNIT * _UNIT
-    return Task(lambda: _core.probe_copy(a, b, nbytes, around, threads), lambda: isa.use(name))
+
+    def run(kept: Any = (source, target)) -> Any:
+        return _core.probe_copy(a, b, nbytes, around, threads)
+
+    return Task(run, lambda: isa.use(name))
 
 
 def store_task(
@@ -58,7 +70,10 @@ def store_task(
     """Write zeros around the caches; with a source, read it meanwhile, as a decoder does."""
     address, nbytes = target.ctypes.data, target.nbytes // _UNIT * _UNIT
     start, size = (source.ctypes.data, source.nbytes) if source is not None else (0, 0)
-    run = lambda: _core.probe_store(address, nbytes, start, size, threads)  # noqa: E731
+
+    def run(kept: Any = (target, source)) -> Any:
+        return _core.probe_store(address, nbytes, start, size, threads)
+
     return Task(run, lambda: isa.use(name))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..recipes import parse_override
 
-__all__ = ["add_recipe_options", "bar", "command_line", "console", "overrides", "positive"]
+__all__ = [
+    "add_recipe_options",
+    "bar",
+    "byte_count",
+    "command_line",
+    "console",
+    "overrides",
+    "positive",
+]
 
 Update = Callable[[str, int, int], None]
 
@@ -78,6 +87,19 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return value
+
+
+def byte_count(text: str) -> int:
+    """An argument that is a number of bytes, with a unit or without: 4.2GiB, 800MB, 1000000.
+
+    >>> byte_count("1.5KiB"), byte_count("2 MB")
+    (1536, 2000000)
+    """
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"expected a size such as 4.2GiB, got {text!r}")
+    power = " kmgt".index(found[2].lower() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def command_line(argv: Sequence[str]) -> str:

@@ -14,7 +14,18 @@ from ..errors import Error
 __all__ = ["build_parser", "main"]
 
 # In the order in which help lists them. Each module has `add(subparsers)` and `run(args)`.
-COMMANDS = ("inspect", "quantize", "sweep", "convert", "bench", "formats", "demo")
+COMMANDS = (
+    "inspect",
+    "run",
+    "imatrix",
+    "quantize",
+    "optimize",
+    "sweep",
+    "convert",
+    "bench",
+    "formats",
+    "demo",
+)
 
 _DESCRIPTION = """\
 Quantize language models and measure what it costs them.
@@ -27,8 +38,10 @@ divergence of its predictions.
 _EXAMPLES = """\
 examples:
   kvant inspect model.gguf
+  kvant run model.gguf -p "It was a cold morning, and" -n 64
   kvant quantize model.gguf small.gguf --type Q4_K_M --imatrix imatrix.gguf
   kvant quantize model.gguf x.gguf --type Q4_K_M --tensor-type ffn_down=q6_k --dry-run
+  kvant optimize model.gguf --target-bpw 4.25 --text book.txt -o mix.gguf
   kvant sweep model.gguf --formats Q8_0,Q4_K_M,IQ4_XS,nvfp4 --text book.txt --out report
   kvant bench bandwidth compute
   kvant demo

@@ -8,13 +8,28 @@ import numpy as np
 import numpy.typing as npt
 
 from kvant.errors import ModelError
+from kvant.models.config import FULL_LAYER_STEPS
+from kvant.models.gemma3 import LAYERS_OF_27B
 
 __all__ = ["FILE_TYPES", "architecture_metadata", "architecture_of", "rope_factors"]
 
 _ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
     "Qwen3MoeForCausalLM": "qwen3moe",
+    "OlmoeForCausalLM": "olmoe",
+    "Gemma3ForCausalLM": "gemma3",
+    "GptOssForCausalLM": "gpt-oss",
+}
+
+# Where the number of experts and the width of one stand; the former's name changed with version 5
+# of transformers.
+_EXPERT_KEYS = {
+    "qwen3moe": (("num_experts", "num_local_experts"), "moe_intermediate_size"),
+    "olmoe": (("num_experts", "num_local_experts"), "intermediate_size"),
+    "gpt-oss": (("num_local_experts",), "intermediate_size"),
 }
 
 FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}
@@ -38,6 +53,7 @@ def architecture_metadata(config: dict[str, Any], architecture: str) -> dict[str
     width = _size(config, "hidden_size")
     head_dim = _size(config, "head_dim", width // heads)
     rope = _rope(config)
+    kind = _rope_type(rope, architecture)
     keys: dict[str, Any] = {
         "context_length": _size(config, "max_position_embeddings"),
         "embedding_length": width,
@@ -53,22 +69,53 @@ def architecture_metadata(config: dict[str, Any], architecture: str) -> dict[str
     }
     if architecture == "llama":
         keys["rope.dimension_count"] = head_dim
-    if _rope_type(rope) == "linear":
-        keys["rope.scaling.type"] = "linear"
+    if kind in ("linear", "yarn"):
+        keys["rope.scaling.type"] = kind
         keys["rope.scaling.factor"] = _real(rope, "factor")
+    if kind == "yarn":
+        length = _size(rope, "original_max_position_embeddings")
+        keys["rope.scaling.original_context_length"] = length
+    if _has_windows(config, architecture):
+        keys["attention.sliding_window"] = _size(config, "sliding_window")
+    if architecture == "gemma3":
+        keys["rope.freq_base_swa"] = _local_base(config)
     return {f"{architecture}.{key}": value for key, value in keys.items()}
+
+
+def _has_windows(config: dict[str, Any], architecture: str) -> bool:
+    """Whether layers see a window, after checking that they are the ones that files mean."""
+    if architecture == "llama":
+        return config.get("sliding_window") is not None
+    step = FULL_LAYER_STEPS.get(architecture)
+    if step is None:
+        return False
+    layers = int(_size(config, "num_hidden_layers"))
+    kinds = [
+        "full_attention" if (i + 1) % step == 0 else "sliding_attention" for i in range(layers)
+    ]
+    given = config.get("layer_types")
+    if given is not None and given != kinds:
+        raise ModelError(
+            f"[convert] expected full attention in every layer {step} of {step}, got {given}"
+        )
+    if given is None and config.get("sliding_window_pattern", step) != step:
+        raise ModelError(
+            f"[convert] expected sliding_window_pattern = {step}, "
+            f"got {config['sliding_window_pattern']}"
+        )
+    return True
 
 
 def expert_metadata(config: dict[str, Any], architecture: str) -> dict[str, Any]:
     """Keys about experts; empty for dense models."""
-    if architecture != "qwen3moe":
+    if architecture not in _EXPERT_KEYS:
         return {}
-    # The name of the count changed with version 5 of transformers.
-    count = "num_experts" if "num_experts" in config else "num_local_experts"
+    names, width = _EXPERT_KEYS[architecture]
+    count = next((name for name in names if name in config), names[-1])
     return {
         f"{architecture}.expert_count": _size(config, count),
         f"{architecture}.expert_used_count": _size(config, "num_experts_per_tok"),
-        f"{architecture}.expert_feed_forward_length": _size(config, "moe_intermediate_size"),
+        f"{architecture}.expert_feed_forward_length": _size(config, width),
     }
 
 
@@ -79,7 +126,7 @@ def rope_factors(config: dict[str, Any], head_dim: int) -> npt.NDArray[np.float3
     between them the speed goes from one to the other evenly in the number of turns.
     """
     rope = _rope(config)
-    if _rope_type(rope) != "llama3":
+    if rope.get("rope_type", rope.get("type")) != "llama3":
         return None
     factor = _real(rope, "factor")
     low, high = _real(rope, "low_freq_factor"), _real(rope, "high_freq_factor")
@@ -99,15 +146,37 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(old, dict) or not isinstance(new, dict):
         raise ModelError("[convert] expected an object for the rope settings, got another value")
     rope = {**old, **new}
+    # Gemma has settings for each kind of layer.
+    if isinstance(rope.get("full_attention"), dict):
+        rope = dict(rope["full_attention"])
     if "rope_theta" not in rope and "rope_theta" in config:
         rope["rope_theta"] = config["rope_theta"]
     return rope
 
 
-def _rope_type(rope: dict[str, Any]) -> str:
+def _local_base(config: dict[str, Any]) -> np.float32:
+    """The rotary base of layers with a window."""
+    nested = (config.get("rope_parameters") or {}).get("sliding_attention")
+    if isinstance(nested, dict):
+        if nested.get("rope_type", "default") != "default":
+            raise ModelError("[convert] expected layers with windows without scaled rope, got some")
+        return _real(nested, "rope_theta", 10000.0)
+    return _real(config, "rope_local_base_freq", 10000.0)
+
+
+def _rope_type(rope: dict[str, Any], architecture: str) -> str:
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
-    if kind not in ("default", "linear", "llama3"):
-        raise ModelError(f"[convert] expected rope of default, linear or llama3, got {kind}")
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        raise ModelError(f"[convert] expected rope of default, linear, llama3 or yarn, got {kind}")
+    if kind == "yarn":
+        granted = {
+            "beta_fast": (32, 32),
+            "beta_slow": (1, 1),
+            "attention_factor": (None, None),
+            "mscale": (None, None),
+            "truncate": (True, architecture != "gpt-oss"),
+        }
+        _check_granted(rope, granted, "the rope settings")
     return kind
 
 
@@ -125,10 +194,27 @@ def _refuse_what_gguf_cannot_say(config: dict[str, Any], architecture: str) -> N
             "decoder_sparse_step": (1, 1),
             "mlp_only_layers": ([], []),
         }
+    if architecture == "olmoe":
+        granted |= {"norm_topk_prob": (False, False), "clip_qkv": (None, None)}
+    if architecture == "gemma3":
+        del granted["hidden_act"]
+        granted |= {
+            "hidden_activation": ("gelu_pytorch_tanh", "gelu_pytorch_tanh"),
+            "attn_logit_softcapping": (None, None),
+            "final_logit_softcapping": (None, None),
+            "use_bidirectional_attention": (False, False),
+        }
+        if config.get("num_hidden_layers") != LAYERS_OF_27B:
+            scale = config.get("query_pre_attn_scalar", 256)
+            granted["head_dim"] = (scale, scale)
+    _check_granted(config, granted, "config.json")
+
+
+def _check_granted(config: dict[str, Any], granted: dict[str, tuple[Any, Any]], where: str) -> None:
     for key, (absent, needed) in granted.items():
         value = config.get(key, absent)
         if value != needed:
-            raise ModelError(f"[convert] expected {key} = {needed} in config.json, got {value}")
+            raise ModelError(f"[convert] expected {key} = {needed} in {where}, got {value}")
 
 
 def _size(config: dict[str, Any], key: str, default: Any = None) -> np.uint32:

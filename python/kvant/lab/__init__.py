@@ -10,13 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .collect import collect_imatrix
     from .metrics import Comparison, Divergence, kl_divergence, log_softmax, perplexity
+    from .optimize import Plan, optimize
     from .report import print_table, write_report
     from .result import SweepResult, SweepRow, pareto
     from .scoring import BaseLogits, Window, sample_windows, score, windows
+    from .sensitivity import Sensitivity, sensitivity
+    from .study import Study, measured
     from .sweep import sweep
 
 _HOMES = {
+    "collect_imatrix": "collect",
     "Comparison": "metrics",
     "Divergence": "metrics",
     "kl_divergence": "metrics",
@@ -32,6 +37,12 @@ _HOMES = {
     "sample_windows": "scoring",
     "score": "scoring",
     "windows": "scoring",
+    "Plan": "optimize",
+    "optimize": "optimize",
+    "Sensitivity": "sensitivity",
+    "sensitivity": "sensitivity",
+    "Study": "study",
+    "measured": "study",
     "sweep": "sweep",
 }
 
@@ -39,16 +50,23 @@ __all__ = [
     "BaseLogits",
     "Comparison",
     "Divergence",
+    "Plan",
+    "Sensitivity",
+    "Study",
     "SweepResult",
     "SweepRow",
     "Window",
+    "collect_imatrix",
     "kl_divergence",
     "log_softmax",
+    "measured",
+    "optimize",
     "pareto",
     "perplexity",
     "print_table",
     "sample_windows",
     "score",
+    "sensitivity",
     "sweep",
     "windows",
     "write_report",

@@ -21,7 +21,19 @@ from ..errors import Error, ShapeError
 from .metrics import F32, I64, Comparison, Divergence
 from .workers import in_order
 
-__all__ = ["BaseLogits", "LogitModel", "Window", "sample_windows", "score", "windows"]
+__all__ = [
+    "DEFAULT_TOKENS",
+    "BaseLogits",
+    "LogitModel",
+    "Window",
+    "model_texts",
+    "sample_windows",
+    "score",
+    "windows",
+]
+
+DEFAULT_TOKENS = 8192
+"""Tokens to score where nobody says how many."""
 
 
 class LogitModel(Protocol):
@@ -134,6 +146,52 @@ def sample_windows(
         if progress is not None:
             progress(len(result))
     return result
+
+
+def model_texts(
+    model: Any,
+    text: str | Path | None,
+    ctx: int,
+    max_tokens: int | None,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+    executor: Executor | None = None,
+) -> tuple[list[Window], str]:
+    """Windows of a text for a model with a tokenizer, and words for where they come from.
+
+    Parameters
+    ----------
+    model : kvant.models.Model
+    text : str, Path or None
+        The text itself, or the path of a UTF-8 file; None is what the model writes itself.
+    ctx, max_tokens
+        As for `windows`; without a text, 8192 tokens where `max_tokens` is None.
+    seed : int
+        Of the model's own text.
+    progress : callable, optional
+        Called with what is being done, the steps done and all steps.
+    executor : Executor or None
+        Writes windows side by side.
+    """
+    tokenizer = model.tokenizer
+    if text is None:
+        count = max(1, (max_tokens or DEFAULT_TOKENS) // ctx)
+        report = progress or (lambda label, done, total: None)
+        made = sample_windows(
+            model,
+            count,
+            ctx,
+            0 if tokenizer.bos_id is None else tokenizer.bos_id,
+            seed=seed,
+            executor=executor,
+            progress=lambda done: report("writing text", done, count),
+        )
+        return made, f"written by the model itself (temperature 1, seed {seed})"
+    content = text.read_text(encoding="utf-8") if isinstance(text, Path) else text
+    ids = tokenizer.encode(content, bos=tokenizer.add_bos)
+    bos = tokenizer.bos_id if tokenizer.add_bos else None
+    made = windows(ids, ctx, bos=bos, max_tokens=max_tokens)
+    return made, text.name if isinstance(text, Path) else "given by the caller"
 
 
 class BaseLogits:

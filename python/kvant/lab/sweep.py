@@ -20,21 +20,19 @@ from ..imatrix import Imatrix
 from ..imatrix import load as load_imatrix
 from ..qtensor import QTensor
 from ..quant import quant_error
-from ..quantize_file import importance_of, output_metadata, plan_file, quantize_tensor
+from ..quantize_file import importance_of, output_metadata, plan_file, quantized
 from ..recipes import Recipe, recipe
 from .environment import environment
 from .metrics import Divergence
 from .report import write_report
 from .result import SweepResult, SweepRow
-from .scoring import BaseLogits, Window, sample_windows, score, windows
+from .scoring import DEFAULT_TOKENS, BaseLogits, model_texts, score
 from .workers import pool
 
 __all__ = ["sweep"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the steps done so far and all steps."""
-
-DEFAULT_TOKENS = 8192
 
 
 def sweep(
@@ -106,7 +104,8 @@ def sweep(
         ctx = min(ctx, model.config.context_length)
         with pool(threads) as executor:
             steps = _Steps(len(jobs), text is None, progress)
-            texts, origin = _texts(model, text, ctx, max_tokens, seed, executor, steps)
+            texts, origin = model_texts(model, text, ctx, max_tokens, seed, steps.writing, executor)
+            steps.expect(len(texts))
             with BaseLogits(
                 model, texts, executor=executor, progress=steps.windows("original")
             ) as base:
@@ -162,6 +161,11 @@ class _Steps:
     def expect(self, window_count: int) -> None:
         self._total = self._passes * window_count + self._jobs
 
+    def writing(self, label: str, done: int, count: int) -> None:
+        """The text is being written, window by window, before it is known how much there is."""
+        self.expect(count)
+        self.step(label)
+
     def step(self, label: str) -> None:
         self._done += 1
         if self._report is not None:
@@ -188,37 +192,6 @@ class _Bench:
         started = time.perf_counter()
         found = score(model, self.base, executor=self.executor, progress=self.steps.windows(label))
         return found, time.perf_counter() - started
-
-
-def _texts(
-    model: models.Model,
-    text: str | Path | None,
-    ctx: int,
-    max_tokens: int | None,
-    seed: int,
-    executor: Executor | None,
-    steps: _Steps,
-) -> tuple[list[Window], str]:
-    tokenizer = model.tokenizer
-    if text is None:
-        count = max(1, (max_tokens or DEFAULT_TOKENS) // ctx)
-        steps.expect(count)
-        made = sample_windows(
-            model,
-            count,
-            ctx,
-            0 if tokenizer.bos_id is None else tokenizer.bos_id,
-            seed=seed,
-            executor=executor,
-            progress=steps.windows("writing text"),
-        )
-        return made, f"written by the model itself (temperature 1, seed {seed})"
-    content = text.read_text(encoding="utf-8") if isinstance(text, Path) else text
-    ids = tokenizer.encode(content, bos=tokenizer.add_bos)
-    bos = tokenizer.bos_id if tokenizer.add_bos else None
-    made = windows(ids, ctx, bos=bos, max_tokens=max_tokens)
-    steps.expect(len(made))
-    return made, text.name if isinstance(text, Path) else "given by the caller"
 
 
 def _base_row(bench: _Bench) -> SweepRow:
@@ -253,7 +226,7 @@ def _row(bench: _Bench, job: _Job) -> SweepRow:
             continue
         importance = importance_of(bench.matrix, name, source.shape)
         started = time.perf_counter()
-        made = _quantized(source, format, importance, bench.threads)
+        made = quantized(source, format, importance, bench.threads)
         encoding += time.perf_counter() - started
         job.made[name] = made
         nbytes += made.nbytes
@@ -273,14 +246,6 @@ def _row(bench: _Bench, job: _Job) -> SweepRow:
         score_seconds=seconds,
         formats=dict(Counter(job.plan.values())),
     )
-
-
-def _quantized(source: QTensor, format: str, importance: Any, threads: int | None) -> QTensor:
-    pieces = list(quantize_tensor(source, format, importance, threads))
-    if len(pieces) == 1 and pieces[0].shape == source.shape:
-        return pieces[0]
-    data = np.concatenate([piece.data.reshape(-1) for piece in pieces])
-    return QTensor.from_bytes(data, format, source.shape)
 
 
 def _saved(bench: _Bench, job: _Job, row: SweepRow, folder: Path, stem: str) -> SweepRow:

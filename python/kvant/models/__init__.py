@@ -29,15 +29,33 @@ from __future__ import annotations
 from os import PathLike
 
 from kvant import gguf
+from kvant.models.architectures import ARCHITECTURES
+from kvant.models.cache import Cache
 from kvant.models.config import ModelConfig
 from kvant.models.llama2c import load_llama2c
 from kvant.models.model import Model
+from kvant.models.session import Session
 from kvant.models.tokenizer import Tokenizer
 
-__all__ = ["Model", "ModelConfig", "Tokenizer", "load", "load_llama2c"]
+__all__ = [
+    "ARCHITECTURES",
+    "Cache",
+    "Model",
+    "ModelConfig",
+    "Session",
+    "Tokenizer",
+    "load",
+    "load_llama2c",
+]
 
 
-def load(source: str | PathLike[str] | gguf.GGUFFile) -> Model:
+def load(
+    source: str | PathLike[str] | gguf.GGUFFile,
+    *,
+    act: str = "q8",
+    pack: bool = True,
+    threads: int | None = None,
+) -> Model:
     """Load a model from a GGUF file.
 
     Weights stay in the file (memory-mapped) until they are first used, so the file must stay open
@@ -46,6 +64,8 @@ def load(source: str | PathLike[str] | gguf.GGUFFile) -> Model:
     Parameters
     ----------
     source : path, or a file opened by `kvant.gguf.open`
+    act, pack, threads
+        As for `Model`.
 
     Returns
     -------
@@ -56,7 +76,7 @@ def load(source: str | PathLike[str] | gguf.GGUFFile) -> Model:
     GGUFError
         The file breaks the rules of GGUF.
     ModelError
-        The architecture is not llama, qwen3 or qwen3moe, or something is missing.
+        The architecture is none of `kvant.models.ARCHITECTURES`, or something is missing.
     """
     file = source if isinstance(source, gguf.GGUFFile) else gguf.open(source)
-    return Model(file.metadata, file.tensors)
+    return Model(file.metadata, file.tensors, act=act, pack=pack, threads=threads)

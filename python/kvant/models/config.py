@@ -11,7 +11,7 @@ from typing import Any
 
 from kvant.errors import ModelError
 
-__all__ = ["ModelConfig", "read_config"]
+__all__ = ["FULL_LAYER_STEPS", "ModelConfig", "read_config"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,27 @@ class ModelConfig:
     expert_count: int = 0
     expert_used_count: int = 0
     expert_feed_forward_length: int = 0
+    sliding_window: int = 0
+    """Tokens that a layer with a window sees; 0 where no layer has one."""
+    full_layer_step: int = 0
+    """One layer of so many, the last, sees all tokens in spite of the window; 0: none does."""
+    rope_freq_base_swa: float = 10000.0
+    """Rotary base of layers with a window, where it is another one."""
+    rope_original_context: int = 0
+    """Context before it was stretched by YaRN; 0 where it was not."""
+
+    def window_of(self, layer: int) -> int | None:
+        """Tokens that a layer sees at most, None for all."""
+        step = self.full_layer_step
+        if not self.sliding_window or (step and (layer + 1) % step == 0):
+            return None
+        return self.sliding_window
+
+
+_EXPERTS = ("qwen3moe", "olmoe", "gpt-oss")
+
+FULL_LAYER_STEPS = {"llama": 0, "gemma3": 6, "gpt-oss": 2}
+"""Architectures whose layers may have windows, and which of them sees all tokens."""
 
 
 class _Keys:
@@ -101,8 +122,12 @@ def read_config(metadata: Mapping[str, Any], architectures: tuple[str, ...]) -> 
         raise ModelError(f"[load] expected head_count to be a multiple of {kv_heads}, got {heads}")
     key_length = keys.size("attention.key_length", width // heads)
     _refuse_what_is_not_done(keys, architecture, key_length)
-    has_experts = architecture == "qwen3moe"
-    expert_ffn = keys.size("expert_feed_forward_length") if has_experts else 0
+    has_experts = architecture in _EXPERTS
+    expert_ffn = 0
+    if has_experts:
+        # Files of olmoe say it with the key of dense models.
+        dense = keys.get("feed_forward_length", 0) if architecture == "olmoe" else None
+        expert_ffn = keys.size("expert_feed_forward_length", dense or None)
     config = ModelConfig(
         architecture=architecture,
         block_count=keys.size("block_count"),
@@ -120,6 +145,10 @@ def read_config(metadata: Mapping[str, Any], architectures: tuple[str, ...]) -> 
         expert_count=keys.size("expert_count") if has_experts else 0,
         expert_used_count=keys.size("expert_used_count") if has_experts else 0,
         expert_feed_forward_length=expert_ffn,
+        sliding_window=_window(keys, architecture),
+        full_layer_step=FULL_LAYER_STEPS.get(architecture, 0),
+        rope_freq_base_swa=keys.real("rope.freq_base_swa", 10000.0),
+        rope_original_context=_original_context(keys),
     )
     if config.expert_used_count > config.expert_count:
         used, count = config.expert_used_count, config.expert_count
@@ -135,11 +164,28 @@ def _vocab_size(metadata: Mapping[str, Any], keys: _Keys) -> int:
 
 def _rope_scale(keys: _Keys) -> float:
     kind = str(keys.get("rope.scaling.type", "none"))
-    if kind == "linear":
+    if kind in ("linear", "yarn"):
         return keys.real("rope.scaling.factor")
     if kind != "none":
-        raise ModelError(f"[load] expected rope scaling none or linear, got {kind}")
+        raise ModelError(f"[load] expected rope scaling none, linear or yarn, got {kind}")
     return 1.0
+
+
+def _original_context(keys: _Keys) -> int:
+    if str(keys.get("rope.scaling.type", "none")) != "yarn":
+        return 0
+    for key, standard in (("yarn_beta_fast", 32.0), ("yarn_beta_slow", 1.0)):
+        if keys.real(f"rope.scaling.{key}", standard) != standard:
+            raise ModelError(f"[load] expected rope.scaling.{key} = {standard}, got another")
+    return keys.size("rope.scaling.original_context_length")
+
+
+def _window(keys: _Keys, architecture: str) -> int:
+    if keys.get("attention.sliding_window", 0) == 0:
+        return 0
+    if architecture not in FULL_LAYER_STEPS:
+        raise ModelError("[load] expected full attention, got attention.sliding_window")
+    return keys.size("attention.sliding_window")
 
 
 def _refuse_what_is_not_done(keys: _Keys, architecture: str, key_length: int) -> None:
@@ -149,12 +195,12 @@ def _refuse_what_is_not_done(keys: _Keys, architecture: str, key_length: int) ->
         raise ModelError(
             f"[load] expected rope over all {key_length} (even) head elements, got {rotated}"
         )
-    if architecture != "qwen3moe" and keys.get("expert_count", 0) != 0:
+    if architecture not in _EXPERTS and keys.get("expert_count", 0) != 0:
         raise ModelError(f"[load] expected no experts in a {architecture} model, got some")
     if architecture == "qwen3moe":
         if keys.get("expert_gating_func", 1) != 1:
             raise ModelError("[load] expected softmax gating of experts, got another function")
         if keys.get("expert_weights_norm", True) is not True:
             raise ModelError("[load] expected renormalised expert weights, got expert_weights_norm")
-    if keys.get("attention.sliding_window", 0) != 0:
-        raise ModelError("[load] expected full attention, got attention.sliding_window")
+    if architecture == "olmoe" and keys.get("expert_weights_norm", False) is not False:
+        raise ModelError("[load] expected expert weights as they are, got expert_weights_norm")

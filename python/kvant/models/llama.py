@@ -1,52 +1,81 @@
-"""The llama layer: rotary pairs interleaved, because llama files store q and k rows permuted."""
+"""The llama layer, which mistral has too; the other architectures say how they differ from it."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from kvant.models.config import ModelConfig
-from kvant.models.ops import Array, rope_interleaved
+from kvant.models.rope import read_rope
 from kvant.models.step import Step
+from kvant.models.weights import Array, WeightTable
 
-__all__ = ["layer", "layer_shapes"]
+__all__ = ["Llama", "Shapes"]
 
-
-def layer(step: Step, index: int, x: Array) -> Array:
-    """x [T, width] -> [T, width]."""
-    config = step.config
-    prefix = f"blk.{index}"
-    h = step.norm(f"{prefix}.attn_norm", x)
-    q = step.heads(f"{prefix}.attn_q", h, config.head_count)
-    k = step.heads(f"{prefix}.attn_k", h, config.head_count_kv)
-    v = step.heads(f"{prefix}.attn_v", h, config.head_count_kv)
-    q = rope_interleaved(q, step.cos, step.sin)
-    k = rope_interleaved(k, step.cos, step.sin)
-    x = x + step.linear(f"{prefix}.attn_output", step.attend(index, q, k, v))
-    return x + step.feed_forward(prefix, step.norm(f"{prefix}.ffn_norm", x))
+Shapes = dict[str, tuple[int, ...]]
 
 
-def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of a layer's tensors, by the part of the name after `blk.N.`."""
-    return attention_shapes(config) | dense_shapes(config)
+class Llama:
+    """Attention, then a gated feed-forward part, each behind a norm and added to what came in."""
 
+    # Llama files store the rows of q and k in another order, so that pairs are neighbours.
+    rope_style = "interleaved"
 
-def dense_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The feed-forward part of the architectures without experts."""
-    width, ffn = config.embedding_length, config.feed_forward_length
-    return {
-        "ffn_gate.weight": (ffn, width),
-        "ffn_up.weight": (ffn, width),
-        "ffn_down.weight": (width, ffn),
-    }
+    def __init__(self, config: ModelConfig, weights: WeightTable) -> None:
+        self.config = config
+        self.rope = read_rope(config, weights, self.rope_style)
 
+    def embed(self, step: Step, tokens: np.ndarray) -> Array:
+        """What goes into the first layer, [T, width]."""
+        return step.embed(tokens)
 
-def attention_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The part that all three architectures share."""
-    width = config.embedding_length
-    heads, kv_heads = config.head_count, config.head_count_kv
-    return {
-        "attn_norm.weight": (width,),
-        "ffn_norm.weight": (width,),
-        "attn_q.weight": (heads * config.key_length, width),
-        "attn_k.weight": (kv_heads * config.key_length, width),
-        "attn_v.weight": (kv_heads * config.value_length, width),
-        "attn_output.weight": (width, heads * config.value_length),
-    }
+    def layer(self, step: Step, index: int, x: Array) -> Array:
+        """One layer, x [T, width] -> [T, width], in place."""
+        prefix = f"blk.{index}"
+        x += self.attention(step, index, step.norm(f"{prefix}.attn_norm", x))
+        x += self.feed_forward(step, prefix, step.norm(f"{prefix}.ffn_norm", x))
+        return x
+
+    def attention(self, step: Step, index: int, h: Array) -> Array:
+        """Queries, keys and values of h, rotated; attention; and one product back to [T, width]."""
+        prefix = f"blk.{index}"
+        q, k, v = step.qkv(prefix, h)
+        q, k = self.positions(step, prefix, q, k)
+        mixed = step.attend(index, q, k, v, score_scale=self.rope.score_scale)
+        return step.linear(f"{prefix}.attn_output", mixed)
+
+    def positions(self, step: Step, prefix: str, q: Array, k: Array) -> tuple[Array, Array]:
+        """Queries and keys with their positions in them."""
+        return step.rotate(q, self.rope), step.rotate(k, self.rope)
+
+    def feed_forward(self, step: Step, prefix: str, h: Array) -> Array:
+        """The second half of the layer."""
+        return step.feed_forward(prefix, h)
+
+    @classmethod
+    def layer_shapes(cls, config: ModelConfig) -> Shapes:
+        """Shapes of a layer's tensors, by the part of the name after `blk.N.`."""
+        return cls.attention_shapes(config) | cls.feed_forward_shapes(config)
+
+    @classmethod
+    def attention_shapes(cls, config: ModelConfig) -> Shapes:
+        """The first half, and both norms."""
+        width = config.embedding_length
+        heads, kv_heads = config.head_count, config.head_count_kv
+        return {
+            "attn_norm.weight": (width,),
+            "ffn_norm.weight": (width,),
+            "attn_q.weight": (heads * config.key_length, width),
+            "attn_k.weight": (kv_heads * config.key_length, width),
+            "attn_v.weight": (kv_heads * config.value_length, width),
+            "attn_output.weight": (width, heads * config.value_length),
+        }
+
+    @classmethod
+    def feed_forward_shapes(cls, config: ModelConfig) -> Shapes:
+        """The second half."""
+        width, ffn = config.embedding_length, config.feed_forward_length
+        return {
+            "ffn_gate.weight": (ffn, width),
+            "ffn_up.weight": (ffn, width),
+            "ffn_down.weight": (width, ffn),
+        }

@@ -16,9 +16,9 @@ import numpy as np
 
 from kvant.errors import ModelError
 from kvant.models.model import Model
-from kvant.models.ops import Array
 from kvant.models.spm import SPACE
 from kvant.models.tokenizer import TokenType
+from kvant.models.weights import Array
 
 __all__ = ["load_llama2c"]
 

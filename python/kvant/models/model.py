@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -10,55 +10,74 @@ import numpy as np
 import numpy.typing as npt
 
 from kvant.errors import ModelError, ShapeError
-from kvant.models import sampling
-from kvant.models.architectures import ARCHITECTURES, layer_of, optional_shapes, required_shapes
+from kvant.models.architectures import (
+    ARCHITECTURES,
+    architecture_of,
+    optional_shapes,
+    required_shapes,
+)
 from kvant.models.config import ModelConfig, read_config
-from kvant.models.ops import Array, Ints
-from kvant.models.step import KeyValues, Observer, Step
+from kvant.models.routing import Ints
+from kvant.models.sampling import Sampler
+from kvant.models.session import Session
+from kvant.models.step import Observer, Settings
 from kvant.models.tokenizer import Tokenizer, read_tokenizer
-from kvant.models.weights import Weight, Weights
+from kvant.models.weights import Array, Tensor, WeightTable
+from kvant.products import act_number, matmul
 
 __all__ = ["Model"]
 
 
 class Model:
-    """A decoder of architecture llama, qwen3 or qwen3moe, computed in f32.
+    """A decoder, of one of the architectures in `kvant.models.ARCHITECTURES`.
 
     Parameters
     ----------
     metadata : mapping of GGUF keys
         What the model is, and its tokenizer.
     tensors : mapping of GGUF tensor names to QTensor or ndarray
-        Its weights, in NumPy axis order. They are decoded to f32 when first needed and kept.
+        Its weights, in NumPy axis order.
+    act : {"q8", "f32"}
+        Activations of products, as for `kvant.matmul`: eight bits, or as they are, which is slow
+        and for validation; keys and values are f32 then, otherwise f16.
+    pack : bool
+        Pack weights when they are first used: a copy in memory that multiplies faster. Without it
+        they are multiplied where they lie, as in a mapped file.
+    threads : int, optional
+        At most this many; the set number by default. The logits do not depend on it.
 
     Attributes
     ----------
     config : ModelConfig
-    tensors : mapping
-        The weights as they were given, before decoding.
 
     Raises
     ------
     ModelError
         The architecture is unknown, or a key or a tensor is missing.
     ShapeError
-        A tensor has not the shape that the metadata say.
+        A tensor has not the shape that the metadata say, or `act` is unknown.
     """
 
     def __init__(
         self,
         metadata: Mapping[str, Any],
-        tensors: Mapping[str, Weight],
+        tensors: Mapping[str, Tensor],
+        *,
+        act: str = "q8",
+        pack: bool = True,
+        threads: int | None = None,
     ) -> None:
+        act_number("load", act)
         self._metadata = metadata
         self.config = read_config(metadata, ARCHITECTURES)
-        self._weights = tensors if isinstance(tensors, Weights) else Weights(tensors)
+        self._weights = tensors if isinstance(tensors, WeightTable) else WeightTable(tensors, pack)
         _check_tensors(self.config, self._weights)
-        self._layer = layer_of(self.config)
-        self._head = "output" if "output.weight" in self._weights else "token_embd"
+        self._settings = Settings(act, threads)
+        self._layers = architecture_of(self.config)(self.config, self._weights)
+        self._head = "output.weight" if self.has_own_head else "token_embd.weight"
 
     @property
-    def tensors(self) -> Mapping[str, Weight]:
+    def tensors(self) -> Mapping[str, Tensor]:
         """The weights as they were given, under their GGUF names."""
         return self._weights
 
@@ -67,7 +86,17 @@ class Model:
         """The tokenizer that the metadata describe; ModelError if they describe none."""
         return read_tokenizer(self._metadata)
 
-    def with_weights(self, tensors: Mapping[str, Weight]) -> Model:
+    @property
+    def has_own_head(self) -> bool:
+        """Whether the head has weights of its own; otherwise the embedding serves, transposed."""
+        return "output.weight" in self._weights
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends a text, if the metadata name one."""
+        return self._metadata.get("tokenizer.ggml.eos_token_id")
+
+    def with_weights(self, tensors: Mapping[str, Tensor]) -> Model:
         """The same model with some tensors replaced; everything else is shared with this one.
 
         Parameters
@@ -81,10 +110,63 @@ class Model:
         ShapeError
             A tensor has another shape than the one it replaces.
         """
-        model = Model(self._metadata, self._weights.replace(tensors))
+        settings = self._settings
+        model = Model(
+            self._metadata,
+            self._weights.replace(tensors),
+            act=settings.act,
+            threads=settings.threads,
+        )
         if "tokenizer" in self.__dict__:
             model.tokenizer = self.tokenizer
         return model
+
+    def prepare(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+        """Pack all matrices now, which otherwise happens when each is first used.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with what is being done, how many are done, and how many there are.
+        """
+        names = [n for n in self._weights if self._is_product(n)]
+        for done, name in enumerate(names, 1):
+            self._weights.matrix(name)
+            if progress is not None:
+                progress(f"packing {name}", done, len(names))
+
+    def _is_product(self, name: str) -> bool:
+        if name == "token_embd.weight":
+            return self._head == name
+        return name.endswith(".weight") and len(self._weights[name].shape) > 1
+
+    def start(self, capacity: int | None = None, *, observe: Observer | None = None) -> Session:
+        """An empty sequence to feed tokens to.
+
+        Parameters
+        ----------
+        capacity : int, optional
+            Tokens that its cache has room for at once; it grows where that is not enough.
+        observe : callable, optional
+            As for `logits`.
+        """
+        return Session(self.config, self._weights, self._layers, self._settings, capacity, observe)
+
+    def hidden(self, tokens: npt.ArrayLike, *, observe: Observer | None = None) -> Array:
+        """What the head is given after each token: normed states of the last layer, [T, width].
+
+        Arguments are those of `logits`; `head` makes logits of it.
+        """
+        ids = self.checked(tokens, "logits")
+        return self.start(len(ids), observe=observe).feed(ids)
+
+    def head(self, hidden: Array, *, observe: Observer | None = None) -> Array:
+        """Logits [..., vocab] of hidden states f32 [..., width]."""
+        if observe is not None:
+            observe(self._head, hidden, None)
+        settings = self._settings
+        w = self._weights.matrix(self._head)
+        return matmul(hidden, w, act=settings.act, threads=settings.threads)
 
     def logits(self, tokens: npt.ArrayLike, *, observe: Observer | None = None) -> Array:
         """Scores of the next token after each token of a sequence.
@@ -108,8 +190,7 @@ class Model:
         ModelError
             A token is not in the vocabulary, or there are too many.
         """
-        step, x = self._forward(self._checked(tokens, "logits"), None, observe)
-        return step.linear(self._head, x)
+        return self.head(self.hidden(tokens, observe=observe), observe=observe)
 
     def generate(
         self,
@@ -151,64 +232,48 @@ class Model:
         ShapeError, ModelError
             As `logits`; also when T + n exceeds the context, or a setting is out of range.
         """
-        new = self._checked(tokens, "generate")
+        ids = self.checked(tokens, "generate")
         context = self.config.context_length
-        if n < 0 or len(new) + n > context:
+        if n < 0 or len(ids) + n > context:
             raise ModelError(
                 f"[generate] expected at most {context} tokens in all (context_length), "
-                f"got {len(new)} + {n}"
+                f"got {len(ids)} + {n}"
             )
-        if not 0 <= temperature < float("inf"):
-            raise ModelError(f"[generate] expected temperature >= 0, got {temperature}")
-        if not 0 < top_p <= 1:
-            raise ModelError(f"[generate] expected 0 < top_p <= 1, got {top_p}")
-        return self._continue(new, n, temperature, top_p, np.random.default_rng(seed))
+        return self._continue(ids, n, Sampler(temperature, top_p, seed))
 
-    def _continue(
-        self, new: Ints, n: int, temperature: float, top_p: float, generator: np.random.Generator
-    ) -> Iterator[int]:
-        eos = self._metadata.get("tokenizer.ggml.eos_token_id")
-        past = KeyValues(self.config)
+    def _continue(self, ids: Ints, n: int, sampler: Sampler) -> Iterator[int]:
+        session = self.start(len(ids) + n)
+        new = ids
         for _ in range(n):
-            step, x = self._forward(new, past, None)
-            token = sampling.pick(step.linear(self._head, x[-1:])[0], temperature, top_p, generator)
-            if token == eos:
+            token = sampler.pick(self.head(session.feed(new)[-1]))
+            if token == self.eos_id:
                 return
             yield token
             new = np.array([token])
 
-    def _forward(
-        self, tokens: Ints, past: KeyValues | None, observe: Observer | None
-    ) -> tuple[Step, Array]:
-        """The last hidden state [T, width] of new tokens, ready for the head."""
-        step = Step(self.config, self._weights, len(tokens), past, observe)
-        x = self._weights.f32("token_embd.weight")[tokens]
-        for index in range(self.config.block_count):
-            x = self._layer(step, index, x)
-        if past:
-            past.length += len(tokens)
-        return step, step.norm("output_norm", x)
-
-    def _checked(self, tokens: npt.ArrayLike, who: str) -> Ints:
+    def checked(self, tokens: npt.ArrayLike, function: str) -> Ints:
+        """Tokens as int64, once it is known that the model can take them."""
         array = np.asarray(tokens)
         if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
             raise ShapeError(
-                f"[{who}] expected a row of one or more integers, "
+                f"[{function}] expected a row of one or more integers, "
                 f"got {array.dtype} {list(array.shape)}"
             )
         if len(array) > self.config.context_length:
             raise ModelError(
-                f"[{who}] expected at most {self.config.context_length} tokens (context_length), "
-                f"got {len(array)}"
+                f"[{function}] expected at most {self.config.context_length} tokens "
+                f"(context_length), got {len(array)}"
             )
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= self.config.vocab_size:
             bad = low if low < 0 else high
-            raise ModelError(f"[{who}] expected tokens below {self.config.vocab_size}, got {bad}")
+            raise ModelError(
+                f"[{function}] expected tokens below {self.config.vocab_size}, got {bad}"
+            )
         return array.astype(np.int64)
 
 
-def _check_tensors(config: ModelConfig, weights: Weights) -> None:
+def _check_tensors(config: ModelConfig, weights: WeightTable) -> None:
     """Find a missing or misshapen tensor before anything is computed."""
     # A file may claim any number of layers; believe it only as far as there are tensors.
     if config.block_count > len(weights):

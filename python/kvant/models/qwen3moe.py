@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from kvant.models import llama, qwen3
 from kvant.models.config import ModelConfig
-from kvant.models.ops import Array
+from kvant.models.llama import Shapes
+from kvant.models.qwen3 import Qwen3
+from kvant.models.routing import route
 from kvant.models.step import Step
+from kvant.models.weights import Array
 
-__all__ = ["layer", "layer_shapes"]
-
-
-def layer(step: Step, index: int, x: Array) -> Array:
-    """x [T, width] -> [T, width]."""
-    x = qwen3.attend(step, index, x)
-    return x + step.experts(f"blk.{index}", step.norm(f"blk.{index}.ffn_norm", x))
+__all__ = ["Qwen3Moe", "expert_shapes"]
 
 
-def layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of a layer's tensors, by the part of the name after `blk.N.`."""
+class Qwen3Moe(Qwen3):
+    """Softmax over all experts, the best few, shares divided by their sum."""
+
+    def feed_forward(self, step: Step, prefix: str, h: Array) -> Array:
+        """The best experts of each token."""
+        scores = step.linear(f"{prefix}.ffn_gate_inp", h)
+        chosen, shares = route(scores, self.config.expert_used_count)
+        return step.experts(prefix, h, chosen, shares)
+
+    @classmethod
+    def feed_forward_shapes(cls, config: ModelConfig) -> Shapes:
+        """Router and experts."""
+        return expert_shapes(config)
+
+
+def expert_shapes(config: ModelConfig) -> Shapes:
+    """A router, and experts stacked in three tensors."""
     width, ffn = config.embedding_length, config.expert_feed_forward_length
     count = config.expert_count
-    return (
-        llama.attention_shapes(config)
-        | qwen3.head_norm_shapes(config)
-        | {
-            "ffn_gate_inp.weight": (count, width),
-            "ffn_gate_exps.weight": (count, ffn, width),
-            "ffn_up_exps.weight": (count, ffn, width),
-            "ffn_down_exps.weight": (count, width, ffn),
-        }
-    )
+    return {
+        "ffn_gate_inp.weight": (count, width),
+        "ffn_gate_exps.weight": (count, ffn, width),
+        "ffn_up_exps.weight": (count, ffn, width),
+        "ffn_down_exps.weight": (count, width, ffn),
+    }

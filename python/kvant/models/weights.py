@@ -1,4 +1,4 @@
-"""Weights by name: decoded to f32 when first used, kept, and shared between variants of a model."""
+"""Weights by name, made ready for products when first used, and shared by variants of a model."""
 
 from __future__ import annotations
 
@@ -6,29 +6,45 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvant.errors import ModelError, ShapeError
-from kvant.models.ops import Array
+from kvant.packed import PackedTensor
 from kvant.qtensor import QTensor
 
-__all__ = ["Weight", "Weights"]
+__all__ = ["Array", "Tensor", "WeightTable"]
 
-Weight = QTensor | np.ndarray[Any, np.dtype[Any]]
+Array = NDArray[np.float32]
+Tensor = QTensor | np.ndarray[Any, np.dtype[Any]]
 
 
-class Weights(Mapping[str, Weight]):
-    """Tensors under their GGUF names, with their f32 values on demand.
+class WeightTable(Mapping[str, Tensor]):
+    """Tensors under their GGUF names, and what products need of them on demand.
 
     `replace` gives a variant that holds the new tensors itself and asks its parent for all others,
-    so that decoded values are kept once however many variants there are.
+    so that packed and decoded weights are kept once however many variants there are.
+
+    Parameters
+    ----------
+    tensors : mapping of names to QTensor or ndarray
+    pack : bool
+        Pack matrices when they are first used, a copy in memory that multiplies faster; otherwise
+        they are multiplied where they lie, as in a mapped file.
     """
 
-    def __init__(self, tensors: Mapping[str, Weight], parent: Weights | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        pack: bool = True,
+        parent: WeightTable | None = None,
+    ) -> None:
         self._own = tensors
+        self._pack = pack
         self._parent = parent
-        self._decoded: dict[str, Array] = {}
+        self._vectors: dict[str, Array] = {}
+        self._matrices: dict[str, QTensor | PackedTensor] = {}
 
-    def __getitem__(self, name: str) -> Weight:
+    def __getitem__(self, name: str) -> Tensor:
         if name in self._own:
             return self._own[name]
         if self._parent is None:
@@ -44,18 +60,34 @@ class Weights(Mapping[str, Weight]):
     def __len__(self) -> int:
         return len(self._own if self._parent is None else self._parent)
 
-    def f32(self, name: str) -> Array:
-        """The values of a tensor; the array is shared and read-only."""
-        if self._parent is not None and name not in self._own:
-            return self._parent.f32(name)
-        values = self._decoded.get(name)
+    def vector(self, name: str) -> Array:
+        """The f32 values of a norm, a bias or the like; shared and read-only."""
+        values = self._vectors.get(name)
         if values is None:
-            values = _decode(self._own[name])
-            values.setflags(write=False)
-            self._decoded[name] = values
+            if self._parent is not None and name not in self._own:
+                values = self._parent.vector(name)
+            else:
+                values = _values(self._own[name])
+            self._vectors[name] = values
         return values
 
-    def replace(self, tensors: Mapping[str, Weight]) -> Weights:
+    def matrix(self, name: str) -> QTensor | PackedTensor:
+        """A matrix, or a stack of them, ready to be multiplied by."""
+        ready = self._matrices.get(name)
+        if ready is None:
+            if self._parent is not None and name not in self._own:
+                ready = self._parent.matrix(name)
+            else:
+                ready = self.table(name).pack() if self._pack else self.table(name)
+            self._matrices[name] = ready
+        return ready
+
+    def table(self, name: str) -> QTensor:
+        """A tensor whose rows are looked up."""
+        tensor = self[name]
+        return tensor if isinstance(tensor, QTensor) else _as_quantized(tensor)
+
+    def replace(self, tensors: Mapping[str, Tensor]) -> WeightTable:
         """A variant with some tensors replaced by others of the same shape.
 
         Raises
@@ -71,12 +103,19 @@ class Weights(Mapping[str, Weight]):
             expected, got = tuple(self[name].shape), tuple(tensor.shape)
             if expected != got:
                 raise ShapeError(f"[with_weights] expected shape {expected} for {name}, got {got}")
-        return Weights(dict(tensors), parent=self)
+        return WeightTable(dict(tensors), self._pack, self)
 
 
-def _decode(tensor: Weight) -> Array:
+def _values(tensor: Tensor) -> Array:
     if isinstance(tensor, QTensor):
-        return cast(Array, tensor.dequantize())
-    # A view, so that locking the flags cannot lock the caller's array.
-    values: Array = np.ascontiguousarray(tensor, dtype=np.float32).view()
+        values = cast(Array, tensor.dequantize())
+    else:
+        # A view, so that locking the flags cannot lock the caller's array.
+        values = np.ascontiguousarray(tensor, dtype=np.float32).view()
+    values.setflags(write=False)
     return values
+
+
+def _as_quantized(values: np.ndarray[Any, np.dtype[Any]]) -> QTensor:
+    floats = np.ascontiguousarray(values, dtype=np.float32)
+    return QTensor.from_bytes(floats.reshape(-1).view(np.uint8), "f32", floats.shape)

@@ -1,15 +1,17 @@
-"""Choosing experts, and grouping tokens by expert."""
+"""Choosing experts, grouping tokens by expert, and layers with experts."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from random_models import random_model
 
-from kvant.models import moe, ops
-from kvant.models.step import Step
-from kvant.models.weights import Weights
+from kvant.models import Cache
+from kvant.models.routing import by_expert, route
+from kvant.models.step import Settings, Step
+from kvant.models.weights import WeightTable
 
 _PARTS = ("gate", "up", "down")
 
@@ -17,16 +19,23 @@ _PARTS = ("gate", "up", "down")
 @given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(1, 6))
 def test_route_takes_the_best_and_shares_sum_to_one(seed: int, tokens: int, used: int) -> None:
     scores = np.random.default_rng(seed).standard_normal((tokens, 6)).astype(np.float32)
-    chosen, shares = moe.route(scores, used)
-    for row, ids, share in zip(scores.astype(np.float64), chosen, shares, strict=True):
+    chosen, shares = route(scores, used)
+    plain = route(scores, used, norm=False)
+    among = route(scores, used, among="chosen")
+    for t, row in enumerate(scores.astype(np.float64)):
         expected = sorted(range(6), key=lambda e: -row[e])[:used]
-        assert list(ids) == expected
-        weight = np.exp(row[expected])
-        np.testing.assert_allclose(share, weight / weight.sum(), rtol=1e-5)
+        weight = np.exp(row)
+        for ids, share, total in (
+            (chosen, shares, weight[expected].sum()),
+            (*plain, weight.sum()),
+            (*among, weight[expected].sum()),
+        ):
+            assert list(ids[t]) == expected
+            np.testing.assert_allclose(share[t], weight[expected] / total, rtol=1e-5)
 
 
 def test_route_prefers_the_lower_id_on_a_tie() -> None:
-    chosen, shares = moe.route(np.zeros((1, 5), dtype=np.float32), 2)
+    chosen, shares = route(np.zeros((1, 5), dtype=np.float32), 2)
     assert chosen.tolist() == [[0, 1]]
     assert shares.tolist() == [[0.5, 0.5]]
 
@@ -36,7 +45,7 @@ def test_by_expert_meets_every_choice_once(choices: list[list[int]]) -> None:
     chosen = np.array(choices, dtype=np.int64)[:, :3]
     seen = np.full(chosen.shape, -1)
     last = -1
-    for expert, rows, slots in moe.by_expert(chosen):
+    for expert, rows, slots in by_expert(chosen):
         assert expert > last
         last = expert
         assert (seen[rows, slots] == -1).all()
@@ -44,15 +53,18 @@ def test_by_expert_meets_every_choice_once(choices: list[list[int]]) -> None:
     np.testing.assert_array_equal(seen, chosen)
 
 
-def test_a_layer_of_experts_is_the_weighted_sum_of_its_experts() -> None:
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_layer_of_experts_is_the_weighted_sum_of_its_experts(pack: bool) -> None:
     model = random_model("qwen3moe")
     x = np.random.default_rng(4).standard_normal((9, 32)).astype(np.float32)
-    step = Step(model.config, Weights(model.tensors), 9, None, None)
+    cache = Cache(2, 2, 12)
+    step = Step(model.config, WeightTable(model.tensors, pack), cache, 9, Settings())
     wide = {k: np.asarray(v, dtype=np.float64) for k, v in model.tensors.items()}
-    chosen, shares = moe.route((x @ wide["blk.0.ffn_gate_inp.weight"].T).astype(np.float32), 2)
+    chosen, shares = route((x @ wide["blk.0.ffn_gate_inp.weight"].T).astype(np.float32), 2)
     expected = np.zeros((9, 32))
     for t in range(9):
         for e, share in zip(chosen[t], shares[t], strict=True):
             gate, up, down = (wide[f"blk.0.ffn_{part}_exps.weight"][e] for part in _PARTS)
-            expected[t] += share * (down @ ops.swiglu(gate @ x[t], up @ x[t]))
-    np.testing.assert_allclose(step.experts("blk.0", x), expected, atol=1e-5)
+            inner = gate @ x[t]
+            expected[t] += share * (down @ (inner / (1 + np.exp(-inner)) * (up @ x[t])))
+    np.testing.assert_allclose(step.experts("blk.0", x, chosen, shares), expected, atol=1e-5)

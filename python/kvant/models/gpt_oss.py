@@ -1,0 +1,86 @@
+"""The gpt-oss layer: attention with sinks, a window in every other layer, experts with biases."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kvant.models.config import ModelConfig
+from kvant.models.llama import Llama, Shapes
+from kvant.models.qwen3moe import expert_shapes
+from kvant.models.routing import Ints, route
+from kvant.models.step import Step
+from kvant.models.weights import Array
+from kvant.ops import silu_mul
+
+__all__ = ["GptOss"]
+
+_LIMIT = np.float32(7)
+_ALPHA = np.float32(1.702)
+
+
+class GptOss(Llama):
+    """Each head has a score that takes its share of the softmax and adds nothing."""
+
+    rope_style = "half"
+
+    def layer(self, step: Step, index: int, x: Array) -> Array:
+        """One layer, x [T, width] -> [T, width], in place."""
+        prefix = f"blk.{index}"
+        x += self.attention(step, index, step.norm(f"{prefix}.attn_norm", x))
+        x += self.feed_forward(step, prefix, step.norm(f"{prefix}.post_attention_norm", x))
+        return x
+
+    def attention(self, step: Step, index: int, h: Array) -> Array:
+        """As in llama, with sinks."""
+        prefix = f"blk.{index}"
+        q, k, v = step.qkv(prefix, h)
+        q, k = self.positions(step, prefix, q, k)
+        sinks = step.weights.vector(f"{prefix}.attn_sinks.weight")
+        mixed = step.attend(index, q, k, v, score_scale=self.rope.score_scale, sinks=sinks)
+        return step.linear(f"{prefix}.attn_output", mixed)
+
+    def feed_forward(self, step: Step, prefix: str, h: Array) -> Array:
+        """Clamped SwiGLU: gate * sigmoid(1.702 gate) * (up + 1)."""
+        scores = step.linear(f"{prefix}.ffn_gate_inp", h)
+        chosen, shares = route(scores, self.config.expert_used_count, among="chosen")
+        names = [f"{prefix}.ffn_{part}_exps" for part in ("gate", "up", "down")]
+        step.show_experts(names[:2], h, chosen)
+        gate = np.minimum(_product(step, names[0], h, chosen), _LIMIT)
+        up = np.clip(_product(step, names[1], h, chosen), -_LIMIT, _LIMIT)
+        # gate * sigmoid(a gate) is silu(a gate) / a.
+        inner = silu_mul(_ALPHA * gate, (up + np.float32(1)) / _ALPHA)
+        step.show_experts(names[2:], inner, chosen)
+        y = _product(step, names[2], inner, chosen)
+        y *= shares[..., None]
+        # Added up in order, so that the bits are the same everywhere.
+        return np.add.accumulate(y, axis=1)[:, -1]
+
+    @classmethod
+    def attention_shapes(cls, config: ModelConfig) -> Shapes:
+        """Those of llama with biases, sinks, and another name for the second norm."""
+        shapes = super().attention_shapes(config)
+        del shapes["ffn_norm.weight"]
+        biases = {
+            name.replace(".weight", ".bias"): shape[:1]
+            for name, shape in shapes.items()
+            if len(shape) == 2
+        }
+        more: Shapes = {
+            "post_attention_norm.weight": (config.embedding_length,),
+            "attn_sinks.weight": (config.head_count,),
+        }
+        return shapes | biases | more
+
+    @classmethod
+    def feed_forward_shapes(cls, config: ModelConfig) -> Shapes:
+        """Router and experts, all with biases."""
+        shapes = expert_shapes(config)
+        biases = {name.replace(".weight", ".bias"): shape[:-1] for name, shape in shapes.items()}
+        return shapes | biases
+
+
+def _product(step: Step, name: str, x: Array, chosen: Ints) -> Array:
+    """x times the experts chosen, and their biases."""
+    y = step.expert_products(x, step.weights.matrix(f"{name}.weight"), chosen)
+    y += step.weights.vector(f"{name}.bias")[chosen]
+    return y

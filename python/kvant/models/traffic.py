@@ -1,0 +1,35 @@
+"""Bytes of weights and of cache that a decoded token reads: what its speed is bound by."""
+
+from __future__ import annotations
+
+from kvant.models.config import ModelConfig
+from kvant.models.model import Model
+
+__all__ = ["cache_bytes_per_token", "weight_bytes_per_token"]
+
+
+def weight_bytes_per_token(model: Model) -> int:
+    """Bytes of all matrices that a token is multiplied by.
+
+    Of experts those that a token uses; the embedding only where it is also the head, because of
+    the embedding itself one row is read.
+    """
+    config, total = model.config, 0
+    for name, tensor in model.tensors.items():
+        if len(tensor.shape) < 2 or (name == "token_embd.weight" and model.has_own_head):
+            continue
+        if name.endswith("_exps.weight"):
+            total += tensor.nbytes * config.expert_used_count // config.expert_count
+        else:
+            total += tensor.nbytes
+    return total
+
+
+def cache_bytes_per_token(config: ModelConfig, position: int) -> int:
+    """Bytes of f16 keys and values that the token at a position reads, its own among them."""
+    numbers = config.head_count_kv * (config.key_length + config.value_length)
+    seen = (
+        min(position + 1, config.window_of(layer) or position + 1)
+        for layer in range(config.block_count)
+    )
+    return 2 * numbers * sum(seen)

@@ -1,0 +1,61 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
+#include <optional>
+
+#include "errors.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using Heads = nb::ndarray<const float, nb::ndim<3>, nb::device::cpu>;
+using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+// [heads, pages, dim, 64] of keys, [heads, pages, 64, width] of values, each number as its bytes.
+using Pages = nb::ndarray<uint8_t, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// The arrays of one layer.
+struct KvPages {
+  Pages k, v;
+  int32_t value_dim;
+
+  kvant_kv_pages c() const {
+    const int32_t type = k.shape(4) == 4 ? KVANT_F32 : KVANT_F16;
+    return {k.data(), v.data(), type, int32_t(k.shape(0)), int32_t(k.shape(2)), value_dim, int64_t(k.shape(1))};
+  }
+};
+
+}  // namespace
+
+void bind_kv(nb::module_& m) {
+  nb::class_<KvPages>(m, "KvPages")
+      .def(
+          "__init__",
+          [](KvPages* self, Pages k, Pages v, int32_t value_dim) { new (self) KvPages{k, v, value_dim}; },
+          nb::arg("k").noconvert(), nb::arg("v").noconvert(), nb::arg("value_dim"));
+  m.def(
+      "kv_append",
+      [](const KvPages& pages, int64_t position, Heads k, Heads v, int32_t threads) {
+        const kvant_kv_pages c = pages.c();
+        run("append", [&] {
+          return kvant_kv_append(&c, position, int64_t(k.shape(0)), k.data(), k.stride(0), k.stride(1), v.data(),
+                                 v.stride(0), v.stride(1), threads);
+        });
+      },
+      nb::arg("pages"), nb::arg("position"), nb::arg("k").noconvert(), nb::arg("v").noconvert(), nb::arg("threads"));
+  m.def(
+      "kv_attend",
+      [](const KvPages& pages, int64_t position, Heads q, int64_t window, float scale, std::optional<Vector> sinks,
+         OutHeads out, int32_t threads) {
+        const kvant_kv_pages c = pages.c();
+        run("attend", [&] {
+          return kvant_kv_attend(&c, position, int64_t(q.shape(0)), q.data(), q.stride(0), q.stride(1),
+                                 int32_t(q.shape(1)), window, scale, sinks ? sinks->data() : nullptr, out.data(),
+                                 threads);
+        });
+      },
+      nb::arg("pages"), nb::arg("position"), nb::arg("q").noconvert(), nb::arg("window"), nb::arg("scale"),
+      nb::arg("sinks").none().noconvert(), nb::arg("out").noconvert(), nb::arg("threads"));
+}
