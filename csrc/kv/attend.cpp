@@ -13,6 +13,8 @@ namespace {
 constexpr int kTaskRows = 48;
 // Tokens appended by one task.
 constexpr int64_t kTaskTokens = 64;
+// Work that is done before another thread has woken up: numbers appended, products of queries and keys.
+constexpr int64_t kSmallAppend = 32 * 1024, kSmallAttend = 256 * 1024;
 
 int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
@@ -29,7 +31,10 @@ class Call {
 
   Status run(int limit) {
     const int64_t units = pages_.heads * blocks_;
-    const int64_t chunks = pieces(attend_.position + attend_.tokens, kChunkTokens) - first_chunk(0);
+    const int64_t keys = attend_.position + attend_.tokens;
+    const int64_t seen = keys < attend_.window ? keys : attend_.window;
+    if (attend_.tokens * attend_.heads * seen <= kSmallAttend / (pages_.dim + pages_.value_dim)) limit = 1;
+    const int64_t chunks = pieces(keys, kChunkTokens) - first_chunk(0);
     if (chunks == 1 || units >= 4 * (limit > 0 ? limit : threads())) {
       parallel_for(units, limit, [&](int64_t i) { whole(i); });
     } else {
@@ -136,6 +141,7 @@ class Call {
 Status kv_append(const KvPages& pages, int64_t position, int64_t tokens, const Heads& k, const Heads& v, int limit) {
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
+  if (tokens <= kSmallAppend / (pages.heads * int64_t(pages.dim + pages.value_dim))) limit = 1;
   const auto append = kernels->attend->append[int(pages.type)];
   parallel_for(pieces(tokens, kTaskTokens) * pages.heads, limit, [&](int64_t i) {
     const int64_t head = i % pages.heads, first = i / pages.heads * kTaskTokens;

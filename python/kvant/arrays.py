@@ -29,14 +29,18 @@ __all__ = [
 FLOAT_TYPES = ("f32", "f16", "bf16")
 
 _F32 = np.dtype(np.float32)
+_KNOWN = {_F32: "f32", np.dtype(np.float16): "f16"}
 # Smaller results come from NumPy: their alignment matters less than the time to make them.
 _SMALL_BYTES = 1 << 16
 
 
 def float_type(dtype: np.dtype[Any]) -> str | None:
     """`"f32"`, `"f16"` or `"bf16"` for the dtypes the library reads, else None."""
-    known = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-    return known.get(dtype.name) if dtype.isnative else None
+    known = _KNOWN.get(dtype)
+    # bf16 is of another package, which may not be there; asking for a name takes microseconds.
+    if known is None and dtype.kind == "V" and dtype.name == "bfloat16" and dtype.isnative:
+        return "bf16"
+    return known
 
 
 def float_dtype(function: str, name: Any) -> tuple[int, np.dtype[Any]]:
@@ -63,6 +67,15 @@ def as_rows(function: str, x: Any) -> tuple[NDArray[Any], int, int]:
     ShapeError unless x is f32, f16 or bf16 with at least one axis and a contiguous last one.
     """
     array = np.asarray(x)
+    flags = array.flags
+    if (
+        array.ndim == 2
+        and array.dtype == _F32
+        and flags.c_contiguous
+        and flags.aligned
+        and len(array)
+    ):
+        return array, 0, array.shape[1]
     kind = float_type(array.dtype)
     if kind is None:
         raise ShapeError(f"[{function}] expected f32, f16 or bf16, got {array.dtype}")

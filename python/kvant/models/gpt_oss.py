@@ -7,7 +7,7 @@ import numpy as np
 from kvant.models.config import ModelConfig
 from kvant.models.llama import Llama, Shapes
 from kvant.models.qwen3moe import expert_shapes
-from kvant.models.routing import Ints, route
+from kvant.models.routing import route
 from kvant.models.step import Step
 from kvant.models.weights import Array
 from kvant.ops import silu_mul
@@ -43,14 +43,14 @@ class GptOss(Llama):
         """Clamped SwiGLU: gate * sigmoid(1.702 gate) * (up + 1)."""
         scores = step.linear(f"{prefix}.ffn_gate_inp", h)
         chosen, shares = route(scores, self.config.expert_used_count, among="chosen")
-        names = [f"{prefix}.ffn_{part}_exps" for part in ("gate", "up", "down")]
-        step.show_experts(names[:2], h, chosen)
-        gate = np.minimum(_product(step, names[0], h, chosen), _LIMIT)
-        up = np.clip(_product(step, names[1], h, chosen), -_LIMIT, _LIMIT)
+        parts = step.weights.linears(prefix, "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+        step.show_experts(parts[:2], h, chosen)
+        gate = np.minimum(step.expert_products(h, parts[0], chosen), _LIMIT)
+        up = np.clip(step.expert_products(h, parts[1], chosen), -_LIMIT, _LIMIT)
         # gate * sigmoid(a gate) is silu(a gate) / a.
         inner = silu_mul(_ALPHA * gate, (up + np.float32(1)) / _ALPHA)
-        step.show_experts(names[2:], inner, chosen)
-        y = _product(step, names[2], inner, chosen)
+        step.show_experts(parts[2:], inner, chosen)
+        y = step.expert_products(inner, parts[2], chosen)
         y *= shares[..., None]
         # Added up in order, so that the bits are the same everywhere.
         return np.add.accumulate(y, axis=1)[:, -1]
@@ -77,10 +77,3 @@ class GptOss(Llama):
         shapes = expert_shapes(config)
         biases = {name.replace(".weight", ".bias"): shape[:-1] for name, shape in shapes.items()}
         return shapes | biases
-
-
-def _product(step: Step, name: str, x: Array, chosen: Ints) -> Array:
-    """x times the experts chosen, and their biases."""
-    y = step.expert_products(x, step.weights.matrix(f"{name}.weight"), chosen)
-    y += step.weights.vector(f"{name}.bias")[chosen]
-    return y

@@ -14,13 +14,11 @@ from kvant.experts import matmul_experts
 from kvant.models.cache import Cache
 from kvant.models.config import ModelConfig
 from kvant.models.rope import Rope
-from kvant.models.routing import by_expert
-from kvant.models.weights import Array, WeightTable
+from kvant.models.routing import Ints, by_expert
+from kvant.models.weights import Array, Linear, WeightTable
 from kvant.networks import ffn, moe_ffn
 from kvant.ops import activation_mul, embedding, rms_norm, rope
-from kvant.packed import PackedTensor
 from kvant.products import matmul, matmul_many
-from kvant.qtensor import QTensor
 
 __all__ = ["Observer", "Settings", "Step"]
 
@@ -69,17 +67,17 @@ class Step:
 
     def linear(self, name: str, x: Array) -> Array:
         """x [T, k] times the weight [n, k] of `name`, transposed, plus its bias if it has one."""
-        self._show(name, x)
-        y = matmul(x, self.weights.matrix(f"{name}.weight"), act=self._act, threads=self._threads)
-        return self._with_bias(name, y)
+        own = self.weights.linear(name)
+        self._show(own, x)
+        y = matmul(x, own.matrix, act=self._act, threads=self._threads)
+        if own.bias is not None:
+            y += own.bias
+        return y
 
     def qkv(self, prefix: str, x: Array) -> tuple[Array, Array, Array]:
         """Queries [T, heads, D], keys and values [T, kv_heads, D] of one layer's input."""
-        names = [f"{prefix}.attn_{part}" for part in "qkv"]
-        q, k, v = (
-            self._with_bias(name, y)
-            for name, y in zip(names, self._products(names, x), strict=True)
-        )
+        parts = self.weights.linears(prefix, "attn_q", "attn_k", "attn_v")
+        q, k, v = self._products(parts, x)
         heads, kv_heads, tokens = self.config.head_count, self.config.head_count_kv, len(x)
         return (
             q.reshape(tokens, heads, -1),
@@ -120,36 +118,41 @@ class Step:
 
     def feed_forward(self, prefix: str, x: Array, activation: str = "silu") -> Array:
         """The gated feed-forward part of a dense layer."""
-        names = [f"{prefix}.ffn_{part}" for part in ("gate", "up", "down")]
-        gate, up, down = (self.weights.matrix(f"{name}.weight") for name in names)
-        if self._observe is None and not any(f"{name}.bias" in self.weights for name in names):
+        gate, up, down = self.weights.linears(prefix, "ffn_gate", "ffn_up", "ffn_down")
+        if self._observe is None and gate.bias is up.bias is down.bias is None:
             return ffn(
-                x, gate, up, down, activation=activation, act=self._act, threads=self._threads
+                x,
+                gate.matrix,
+                up.matrix,
+                down.matrix,
+                activation=activation,
+                act=self._act,
+                threads=self._threads,
             )
-        gated, inner = map(self._with_bias, names, self._products(names[:2], x))
+        gated, inner = self._products((gate, up), x)
         activation_mul(gated, inner, activation, out=inner, threads=self._threads)
-        return self.linear(names[2], inner)
+        return self.linear(f"{prefix}.ffn_down", inner)
 
     def experts(
-        self, prefix: str, x: Array, chosen: np.ndarray, shares: Array, activation: str = "silu"
+        self, prefix: str, x: Array, chosen: Ints, shares: Array, activation: str = "silu"
     ) -> Array:
         """The gated feed-forward part of a layer with experts, added up with their shares."""
-        names = [f"{prefix}.ffn_{part}_exps" for part in ("gate", "up", "down")]
-        gate, up, down = (self.weights.matrix(f"{name}.weight") for name in names)
+        parts = self.weights.linears(prefix, "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+        gate, up, down = parts
         if self._observe is not None:
             # The fused call does not show what is between its products.
-            self.show_experts(names[:2], x, chosen)
+            self.show_experts(parts[:2], x, chosen)
             inner = activation_mul(
                 self.expert_products(x, gate, chosen),
                 self.expert_products(x, up, chosen),
                 activation,
             )
-            self.show_experts(names[2:], inner, chosen)
+            self.show_experts(parts[2:], inner, chosen)
         return moe_ffn(
             x,
-            gate,
-            up,
-            down,
+            gate.matrix,
+            up.matrix,
+            down.matrix,
             chosen,
             shares,
             activation=activation,
@@ -157,31 +160,32 @@ class Step:
             threads=self._threads,
         )
 
-    def expert_products(self, x: Array, w: QTensor | PackedTensor, chosen: np.ndarray) -> Array:
-        """Rows of x times the experts chosen for them, [T, top, n]."""
-        return matmul_experts(x, w, chosen, act=self._act, threads=self._threads)
+    def expert_products(self, x: Array, own: Linear, chosen: Ints) -> Array:
+        """Rows of x times the experts chosen for them, and their biases, [T, top, n]."""
+        y = matmul_experts(x, own.matrix, chosen, act=self._act, threads=self._threads)
+        if own.bias is not None:
+            y += own.bias[chosen]
+        return y
 
-    def show_experts(self, names: Sequence[str], x: Array, chosen: np.ndarray) -> None:
+    def show_experts(self, parts: Sequence[Linear], x: Array, chosen: Ints) -> None:
         """Show the observer x [T, k], or [T, top, k] of each slot, expert by expert."""
         if self._observe is None:
             return
         for expert, rows, slots in by_expert(chosen):
             own = x[rows] if x.ndim == 2 else x[rows, slots]
-            for name in names:
-                self._observe(f"{name}.weight", own, expert)
+            for part in parts:
+                self._observe(part.name, own, expert)
 
-    def _products(self, names: Sequence[str], x: Array) -> list[Array]:
-        for name in names:
-            self._show(name, x)
-        weights = [self.weights.matrix(f"{name}.weight") for name in names]
-        return matmul_many(x, weights, act=self._act, threads=self._threads)
+    def _products(self, parts: Sequence[Linear], x: Array) -> list[Array]:
+        for part in parts:
+            self._show(part, x)
+        matrices = [part.matrix for part in parts]
+        results = matmul_many(x, matrices, act=self._act, threads=self._threads)
+        for part, y in zip(parts, results, strict=True):
+            if part.bias is not None:
+                y += part.bias
+        return results
 
-    def _with_bias(self, name: str, y: Array) -> Array:
-        bias = f"{name}.bias"
-        if bias in self.weights:
-            y += self.weights.vector(bias)
-        return y
-
-    def _show(self, name: str, x: Array) -> None:
+    def _show(self, part: Linear, x: Array) -> None:
         if self._observe is not None:
-            self._observe(f"{name}.weight", x, None)
+            self._observe(part.name, x, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,18 @@ from kvant.errors import ModelError, ShapeError
 from kvant.packed import PackedTensor
 from kvant.qtensor import QTensor
 
-__all__ = ["Array", "Tensor", "WeightTable"]
+__all__ = ["Array", "Linear", "Tensor", "WeightTable"]
 
 Array = NDArray[np.float32]
 Tensor = QTensor | np.ndarray[Any, np.dtype[Any]]
+
+
+class Linear(NamedTuple):
+    """A matrix ready to be multiplied by, its name, and its bias."""
+
+    name: str
+    matrix: QTensor | PackedTensor
+    bias: Array | None
 
 
 class WeightTable(Mapping[str, Tensor]):
@@ -43,6 +51,8 @@ class WeightTable(Mapping[str, Tensor]):
         self._parent = parent
         self._vectors: dict[str, Array] = {}
         self._matrices: dict[str, QTensor | PackedTensor] = {}
+        self._linears: dict[str, Linear] = {}
+        self._groups: dict[tuple[str, tuple[str, ...]], tuple[Linear, ...]] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._own:
@@ -80,6 +90,23 @@ class WeightTable(Mapping[str, Tensor]):
             else:
                 ready = self.table(name).pack() if self._pack else self.table(name)
             self._matrices[name] = ready
+        return ready
+
+    def linear(self, name: str) -> Linear:
+        """A product: the matrix `name`.weight, and `name`.bias if there is one."""
+        ready = self._linears.get(name)
+        if ready is None:
+            bias = self.vector(f"{name}.bias") if f"{name}.bias" in self else None
+            weight = f"{name}.weight"
+            ready = self._linears[name] = Linear(weight, self.matrix(weight), bias)
+        return ready
+
+    def linears(self, prefix: str, *parts: str) -> tuple[Linear, ...]:
+        """Products of one layer that belong together."""
+        ready = self._groups.get((prefix, parts))
+        if ready is None:
+            ready = tuple(self.linear(f"{prefix}.{part}") for part in parts)
+            self._groups[prefix, parts] = ready
         return ready
 
     def table(self, name: str) -> QTensor:
