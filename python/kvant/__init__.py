@@ -79,7 +79,7 @@ def set_threads(n: int) -> None:
 
 def __getattr__(name: str) -> object:
     # Rooms that not every user needs are imported at their first use.
-    if name in ("bench", "convert", "gguf", "imatrix", "lab", "models", "recipes", "reference"):
+    if name in ("bench", "convert", "gguf", "imatrix", "lab", "models", "plan", "recipes", "reference"):
         from importlib import import_module
 
         return import_module(f"kvant.{name}")
