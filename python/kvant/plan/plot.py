@@ -41,7 +41,7 @@ def bars(plan: Plan) -> dict[str, dict[str, int]]:
 def plan_png(plan: Plan, width: float = 9.6, dpi: int = 160) -> bytes:
     """Draw a plan and return the PNG."""
     lengths = bars(plan)
-    with picture(width, 2.1 + 0.42 * len(lengths), dpi) as (axes, canvas):
+    with picture(width, 2.3 + 0.42 * len(lengths), dpi) as (axes, canvas):
         frame(axes)
         axes.grid(False, axis="y")
         _draw(axes, lengths)
@@ -63,7 +63,10 @@ def _draw(axes: Any, lengths: dict[str, dict[str, int]]) -> None:
             )  # fmt: skip
             left += value / _GIB
         text = f"~{size(sum(parts.values()))}"
-        axes.text(left + 0.008 * longest, y, text, va="center", fontsize=9, color=INK)
+        axes.text(
+            left + 0.008 * longest, y, text, va="center", fontsize=9, color=INK,
+            bbox={"color": "white", "pad": 1.0},
+        )  # fmt: skip
     axes.set_yticks(range(len(lengths)), list(lengths), color=INK, fontsize=9.5)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
@@ -75,10 +78,7 @@ def _draw(axes: Any, lengths: dict[str, dict[str, int]]) -> None:
             0, 0, color=_COLORS[name], label=name, edgecolor=FAINT if estimated else "white",
             lw=0.6, hatch="////" if estimated else None,
         )  # fmt: skip
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(0, -0.62 / (0.42 * len(lengths) + 0.9)),
-        fontsize=8.5, frameon=False, ncols=5, borderaxespad=0,
-    )  # fmt: skip
+    axes.figure.legend(loc="outside lower left", fontsize=8.5, frameon=False, ncols=5)
 
 
 def _limit(axes: Any, plan: Plan, longest: int) -> None:
@@ -86,7 +86,7 @@ def _limit(axes: Any, plan: Plan, longest: int) -> None:
     usable = plan.verdicts[0].usable
     room = longest
     if usable and usable < 1.6 * longest:
-        axes.axvline(usable / _GIB, color=_LIMIT, lw=1.6, ls="--")
+        axes.axvline(usable / _GIB, color=_LIMIT, lw=1.6, ls="--", zorder=2.5)
         axes.text(
             usable / _GIB, 1.0, f" {size(usable)} usable", color=_LIMIT, fontsize=9, va="bottom",
             ha="center", transform=axes.get_xaxis_transform(),

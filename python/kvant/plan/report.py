@@ -239,8 +239,8 @@ def _foot(plan: Plan) -> list[str]:
     lines = ["~ estimated: buffers of computing, and what adds them. Everything else is exact."]
     if plan.devices:
         lines.append(
-            "most context: for each sequence, up to what the model was made for. tokens/s: an upper "
-            "bound, bandwidth over the bytes that a token reads, with no context .. with all of it."
+            "most context: for each sequence, up to what the model was made for. tokens/s: an "
+            "upper bound, bandwidth over bytes that a token reads, with no context .. all of it."
         )
     if plan.model.file_bytes:
         lines.append(f"the file has {plan.model.file_bytes:,} bytes, metadata included")

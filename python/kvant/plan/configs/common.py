@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvant.plan.configs.tensors import Tensors
 from kvant.plan.keys import MAX_LAYERS, Keys
 
-__all__ = ["Found", "Sizes", "Tensors", "metadata_of", "sizes_of"]
+__all__ = ["FULL", "SLIDING", "Found", "Sizes", "Tensors", "check_types", "metadata_of", "sizes_of"]
 
-from kvant.plan.configs.tensors import Tensors
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 Found = tuple[dict[str, Any], Tensors]
 """GGUF metadata, and the tensors."""
@@ -69,3 +71,13 @@ def metadata_of(arch: str, sizes: Sizes, **more: Any) -> dict[str, Any]:
         **{key.replace("__", "."): value for key, value in more.items()},
     }
     return {"general.architecture": arch, **{f"{arch}.{k}": v for k, v in keys.items()}}
+
+
+def check_types(config: Keys, layers: int, kinds: Sequence[str]) -> None:
+    """Refuse `layer_types` other than these over and over: all that the GGUF file could say."""
+    if config.has("layer_types"):
+        found = config.words("layer_types", layers, tuple(dict.fromkeys(kinds)))
+        for index, kind in enumerate(found):
+            if kind != kinds[index % len(kinds)]:
+                expected = f"{kinds[index % len(kinds)]} in layer {index}"
+                raise config.wrong("layer_types", expected, kind)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvant.plan.configs.common import Found, Tensors, metadata_of, sizes_of
+from kvant.plan.configs.common import (
+    FULL,
+    SLIDING,
+    Found,
+    Tensors,
+    check_types,
+    metadata_of,
+    sizes_of,
+)
 from kvant.plan.keys import Keys
 
 __all__ = ["deepseek2", "deepseek32", "gpt_oss", "llama4"]
@@ -13,6 +21,7 @@ __all__ = ["deepseek2", "deepseek32", "gpt_oss", "llama4"]
 def gpt_oss(config: Keys) -> Found:
     """gpt-oss: biases everywhere, a learned sink for each head, a window in every other layer."""
     s, t = sizes_of(config), Tensors()
+    check_types(config, s.layers, (SLIDING, FULL))
     experts = config.size("num_local_experts")
     used = config.size("num_experts_per_tok", most=experts)
     t.ends(s.vocabulary, s.width, s.tied)
@@ -36,8 +45,9 @@ def gpt_oss(config: Keys) -> Found:
 
 
 def llama4(config: Keys) -> Found:
-    """Llama 4: experts beside a shared one in every layer or every other, chunks in three of four."""
+    """Llama 4: experts in every layer or every other, chunks of context in three of four."""
     s, t = sizes_of(config, head=128), Tensors()
+    check_types(config, s.layers, (*("chunked_attention",) * 3, FULL))
     experts, step = config.size("num_local_experts"), config.size("interleave_moe_layer_step", 1)
     used = config.size("num_experts_per_tok", 1, most=experts)
     t.ends(s.vocabulary, s.width, s.tied)

@@ -1,22 +1,31 @@
-"""Gemma 3 and 4: windows, and in Gemma 4 two sizes of heads, shared caches, per-layer embeddings."""
+"""Gemma 3 and 4: windows; in Gemma 4 two sizes of heads, shared caches, per-layer embeddings."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from kvant.plan.configs.common import Found, Sizes, Tensors, metadata_of, sizes_of
+from kvant.plan.configs.common import (
+    FULL,
+    SLIDING,
+    Found,
+    Sizes,
+    Tensors,
+    check_types,
+    metadata_of,
+    sizes_of,
+)
 from kvant.plan.keys import Keys
 
 __all__ = ["gemma3", "gemma4"]
 
 _VOCABULARY = 262144  # the converter drops rows of the embedding that are no tokens
-_SLIDING, _FULL = "sliding_attention", "full_attention"
 _PERIOD = 6
 
 
 def gemma3(config: Keys) -> Found:
     """Gemma 3."""
     s, t = _sizes(config), Tensors()
+    check_types(config, s.layers, [SLIDING] * (_PERIOD - 1) + [FULL])
     t.ends(s.vocabulary, s.width, s.tied)
     for index in range(s.layers):
         t.layer(index)
@@ -97,8 +106,8 @@ def _sizes(config: Keys) -> Sizes:
 def _narrow(config: Keys, layers: int) -> tuple[bool, ...]:
     """Which layers see a window only; the last never does."""
     if config.has("layer_types"):
-        kinds = config.words("layer_types", layers, (_SLIDING, _FULL))
-        found = [kind == _SLIDING for kind in kinds]
+        kinds = config.words("layer_types", layers, (SLIDING, FULL))
+        found = [kind == SLIDING for kind in kinds]
     else:
         found = [(index + 1) % _PERIOD != 0 for index in range(layers)]
     return (*found[:-1], False)

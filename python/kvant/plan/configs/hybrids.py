@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from kvant.plan.configs.common import Found, Sizes, Tensors, metadata_of, sizes_of
-from kvant.plan.keys import Keys
+from kvant.plan.configs.common import (
+    FULL,
+    Found,
+    Sizes,
+    Tensors,
+    check_types,
+    metadata_of,
+    sizes_of,
+)
+from kvant.plan.keys import MAX_LAYERS, Keys
 
 __all__ = ["qwen3next", "qwen35", "qwen35moe"]
 
-_LINEAR, _FULL = "linear_attention", "full_attention"
+_LINEAR = "linear_attention"
 
 
 def qwen35(config: Keys) -> Found:
@@ -27,8 +35,8 @@ def qwen3next(config: Keys) -> Found:
 
 def _build(arch: str, config: Keys, experts: int) -> Found:
     s, t = sizes_of(config, head=256), Tensors()
-    period = config.size("full_attention_interval", 4)
-    _check_types(config, s.layers, period)
+    period = config.size("full_attention_interval", 4, most=MAX_LAYERS)
+    check_types(config, s.layers, [_LINEAR] * (period - 1) + [FULL])
     size = config.size("linear_key_head_dim")
     if config.size("linear_value_head_dim") != size:
         value = config.get("linear_value_head_dim")
@@ -66,16 +74,6 @@ def _build(arch: str, config: Keys, experts: int) -> Found:
         ssm__time_step_rank=values,
         ssm__inner_size=values * size,
     ), t
-
-
-def _check_types(config: Keys, layers: int, period: int) -> None:
-    """GGUF has the period only."""
-    if not config.has("layer_types"):
-        return
-    wanted = tuple(_LINEAR if (index + 1) % period else _FULL for index in range(layers))
-    if config.words("layer_types", layers, (_LINEAR, _FULL)) != wanted:
-        expected = f"every {period}th layer to be {_FULL}"
-        raise config.wrong("layer_types", expected, "another order")
 
 
 def _attention(t: Tensors, s: Sizes) -> None:
