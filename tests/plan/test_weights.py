@@ -16,6 +16,7 @@ from kvant import gguf, plan
 from kvant.gguf.types import tensor_type_named
 from kvant.qtensor import QTensor
 from kvant.quantize_file import quantize_file
+from kvant.recipes import TensorInfo
 
 RECIPES = ("F32", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_L", "Q2_K", "nvfp4")
 KEYS = {"general.architecture": "llama", "llama.block_count": 3, "llama.embedding_length": 64,
@@ -119,7 +120,7 @@ def test_a_token_reads_its_experts_one_row_of_tables_and_no_guessing_layer() -> 
             "llama.expert_count": 8, "llama.expert_used_count": 2}  # fmt: skip
     layers = plan.layers_of(keys)
     assert len(layers) == 1
-    model = plan.Model("m", "", keys, tuple(plan.TensorInfo(*info) for info in infos), layers)
+    model = plan.Model("m", "", keys, tuple(TensorInfo(*info) for info in infos), layers)
     w = plan.weights(model)
     assert {name: part.read for name, part in w.parts.items()} == {
         "embedding": 256, "attention": 16384, "experts": 2 * 32 * 64 * 4, "output": 25600,

@@ -175,18 +175,27 @@ def host(bandwidth: float | None = None, headroom: float = 0.0) -> Device:
         Share of the free memory that is not for the model; the system has its own already.
     """
     from kvant.bench.machine import available_bytes, machine
-    from kvant.bench.settings import settings
 
-    if bandwidth is None:
-        from kvant.bench.limits import Limits
-        from kvant.bench.timing import turns
-
-        quick = settings(quick=True)
-        limit = Limits(quick.memory).read(max(quick.threads))
-        seconds = float(turns({"read": limit.task}, rounds=5, sample=0.0)["read"].wall.min())
-        bandwidth = 1e9 * limit.amount / seconds
+    speed = _measured() if bandwidth is None else bandwidth
     name = f"this machine ({machine()['cpu']})"
-    return Device(name, available_bytes(), bandwidth, unified=True, headroom=headroom)
+    return Device(name, available_bytes(), speed, unified=True, headroom=headroom)
+
+
+def _measured() -> float:
+    """Bytes a second that all cores of this machine read."""
+    from kvant import isa
+    from kvant.bench.limits import Limits
+    from kvant.bench.settings import settings
+    from kvant.bench.timing import turns
+
+    before, quick = isa.current(), settings(quick=True)
+    limits = Limits(quick.memory)  # its memory must live as long as the task
+    try:
+        limit = limits.read(max(quick.threads))
+        times = turns({"read": limit.task}, rounds=5, sample=0.0)
+    finally:
+        isa.use(before)
+    return 1e9 * limit.amount / float(times["read"].wall.min())
 
 
 def _plain(name: str) -> str:
