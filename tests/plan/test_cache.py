@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,11 +82,15 @@ def test_patterns_of_layers() -> None:
     flags = [True, False, False, True]
     pattern = {"attention__sliding_window_pattern": flags}
     assert kinds(layers("other", **window, **pattern)) == "sliding full full sliding"
+    period = {"attention__sliding_window_pattern": np.uint32(3)}
+    assert kinds(layers("other", **window, **period)) == "sliding sliding full sliding"
     assert kinds(layers("llama4")) == "chunked chunked chunked full"
     assert kinds(layers("gemma4", attention__shared_kv_layers=3)) == "full shared shared shared"
     ssm = {"ssm__state_size": 16, "ssm__inner_size": 64, "ssm__conv_kernel": 4}
     delta = layers("qwen35", **ssm, ssm__group_count=2)
     assert kinds(delta) == "recurrent recurrent recurrent full"
+    named = layers("qwen35", **ssm, attention__recurrent_layers=[False, True, True, False])
+    assert kinds(named) == "full recurrent recurrent full"
     assert delta[0].state == 16 * 64 + 3 * (64 + 2 * 2 * 16)
     mamba = layers("granitehybrid", **ssm, attention__head_count_kv=[0, 2, 0, 2])
     assert kinds(mamba) == "recurrent full recurrent full"

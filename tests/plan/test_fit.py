@@ -51,6 +51,11 @@ def test_the_bound_is_bandwidth_over_bytes_read() -> None:
     assert plan.fit(MODEL, USE, [place(GIB, 0)], counted).tokens_per_second is None
 
 
+def test_a_file_without_weights_has_no_speed() -> None:
+    empty = replace(MODEL, tensors=(), layers=())
+    assert plan.fit(empty, USE, [place(GIB)]).tokens_per_second is None
+
+
 def test_two_devices_keep_experts_on_the_slow_one() -> None:
     counted = plan.weights(MODEL, "BF16")
     experts = counted.parts["experts"]

@@ -61,7 +61,7 @@ def fit(model: Model, use: Use, devices: Sequence[Device], type: str | Weights =
     >>> from kvant import plan
     >>> v = plan.fit(plan.read("Qwen3.5 27B"), plan.Use(32768), [plan.device("RTX 4090")], "Q4_K_M")
     >>> v.fits, v.most_context > 65536, round(v.tokens_per_second[0])
-    (True, True, 64)
+    (True, True, 63)
     """
     counted = weights(model, type) if isinstance(type, str) else type
     needed = _needed(model, use, devices, counted)
@@ -70,9 +70,9 @@ def fit(model: Model, use: Use, devices: Sequence[Device], type: str | Weights =
     usable = sum(device.usable for device in devices)
     fits = needed.total <= usable
     speed = None
-    if fits and all(device.bandwidth > 0 for device in devices):
-        empty = 1 / seconds_per_token(model, counted, replace(use, context=0), devices)
-        speed = (empty, 1 / seconds_per_token(model, counted, use, devices))
+    if fits and counted.read and all(device.bandwidth > 0 for device in devices):
+        empty = seconds_per_token(model, counted, replace(use, context=0), devices)
+        speed = (1 / empty, 1 / seconds_per_token(model, counted, use, devices))
     return Verdict(needed, usable, fits, most_context(model, use, devices, counted), speed)
 
 

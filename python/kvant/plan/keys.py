@@ -37,6 +37,11 @@ class Keys:
         """Whether the key is there and not null."""
         return self._values.get(self._prefix + key) is not None
 
+    def is_list(self, key: str) -> bool:
+        """Whether the value is a list."""
+        value = self.get(key)
+        return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+
     def get(self, key: str, default: Any = None) -> Any:
         """The raw value, or `default` where it is absent or null."""
         value = self._values.get(self._prefix + key)
@@ -59,9 +64,8 @@ class Keys:
 
     def counts(self, key: str, length: int, default: int = 0) -> tuple[int, ...]:
         """A number for each layer: one for all, or a list of them."""
-        value = self.get(key, default)
-        if not self._is_list(value):
-            return (self._whole(key, value, 0, _LIMIT - 1),) * length
+        if not self.is_list(key):
+            return (self._whole(key, self.get(key, default), 0, _LIMIT - 1),) * length
         return tuple(self._whole(key, item, 0, _LIMIT - 1) for item in self._listed(key, length))
 
     def flags(self, key: str, length: int) -> tuple[bool, ...]:
@@ -96,11 +100,8 @@ class Keys:
             raise self.wrong(key, f"a whole number from {least} to {most}", value)
         return int(value)
 
-    def _is_list(self, value: Any) -> bool:
-        return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
-
     def _listed(self, key: str, length: int) -> Any:
         value = self.get(key)
-        if not self._is_list(value) or len(value) != length:
+        if not self.is_list(key) or len(value) != length:
             raise self.wrong(key, f"a list of {length}", value)
         return value

@@ -136,13 +136,13 @@ def _windows(keys: Keys, arch: str, total: int) -> tuple[tuple[bool, ...], int]:
         window = keys.count("attention.sliding_window")
     if not window:
         return nothing, 0
-    pattern = keys.get("attention.sliding_window_pattern", _PERIODS.get(arch))
-    if pattern is None:
+    pattern = "attention.sliding_window_pattern"
+    if keys.is_list(pattern):
+        return keys.flags(pattern, total), window
+    if not keys.has(pattern) and arch not in _PERIODS:
         return nothing, 0
-    if isinstance(pattern, int):
-        period = keys.size("attention.sliding_window_pattern", pattern)
-        return tuple((index + 1) % period != 0 for index in range(total)), window
-    return keys.flags("attention.sliding_window_pattern", total), window
+    period = keys.size(pattern, _PERIODS.get(arch))
+    return tuple((index + 1) % period != 0 for index in range(total)), window
 
 
 def _recurrent(
@@ -158,6 +158,8 @@ def _recurrent(
     inner, size = keys.size("ssm.inner_size"), keys.size("ssm.state_size")
     groups, kernel = keys.count("ssm.group_count"), keys.size("ssm.conv_kernel")
     state = size * inner + (kernel - 1) * (inner + 2 * groups * size)
+    if keys.has("attention.recurrent_layers"):
+        return keys.flags("attention.recurrent_layers", total), state
     if arch in _RECURRENT_PERIODS:
         period = keys.size("full_attention_interval", _RECURRENT_PERIODS[arch])
         return tuple((index + 1) % period != 0 for index in range(total)), state

@@ -68,7 +68,8 @@ class Model:
     @property
     def experts(self) -> tuple[int, int]:
         """Experts that a token asks, and how many there are; (0, 0) without experts."""
-        return self.keys.count("expert_used_count"), self.keys.count("expert_count")
+        count = self.keys.count("expert_count")
+        return self.keys.count("expert_used_count", most=count), count
 
     @property
     def trunk(self) -> int:

@@ -67,7 +67,7 @@ def from_config(config: Mapping[str, Any], name: str = "model", source: str = ""
     >>> config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
     ...           "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
     >>> plan.from_config(config).elements
-    94528
+    95040
     """
     inner = config.get("text_config")
     text: Mapping[str, Any] = config
