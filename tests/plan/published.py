@@ -1,6 +1,6 @@
 """Figures that others published beside ours; docs/plan.md shows this table and a test checks it.
 
-`PYTHONPATH=tests/plan python -m published` prints the table.
+`python tests/plan/published.py` prints the table.
 """
 
 from __future__ import annotations
