@@ -118,7 +118,7 @@ def gemma() -> Iterator[Row]:
     }  # fmt: skip
     for name, (bf16, fp8, q4) in table.items():
         known = f"Gemma 4 {name}"
-        more = "of text and encoders, and about 12 % on top; ours is text only"
+        more = "of text and encoders and some 12 % on top, it seems; ours is text only"
         yield Row("Google, Gemma 4", f"{known} BF16", bf16, "GB", size(known, "BF16"),
                   f"2 bytes a weight {more}")  # fmt: skip
         yield Row("Google, Gemma 4", f"{known} SFP8 (ours: Q8_0)", fp8, "GB",
@@ -127,7 +127,11 @@ def gemma() -> Iterator[Row]:
                   "a quarter of their BF16: no block scales, no q6_k embedding")  # fmt: skip
     for name, old in (("E2B", 3.2), ("E4B", 5.0), ("26B-A4B", 15.6), ("31B", 17.4)):
         why = "how it was counted is not said" if name == "26B-A4B" else ""
-        why = why or ("their embeddings are smaller than q6_k" if name[0] == "E" else "")
+        why = why or (
+            "how it was counted is not said; ours has the embedding in q6_k"
+            if name[0] == "E"
+            else ""
+        )
         yield Row("Google, Gemma 4, older page", f"Gemma 4 {name} Q4_0", old, "GB",
                   size(f"Gemma 4 {name}", "Q4_0"), why)  # fmt: skip
     for name, advice in (("E2B", 3), ("E4B", 5), ("12B", 7), ("26B-A4B", 15), ("31B", 18)):
