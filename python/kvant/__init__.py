@@ -77,9 +77,12 @@ def set_threads(n: int) -> None:
     _core.set_threads(n)
 
 
+# Rooms that not every user needs are imported at their first use.
+_ROOMS = ("bench", "convert", "gguf", "imatrix", "lab", "models", "plan", "recipes", "reference")
+
+
 def __getattr__(name: str) -> object:
-    # Rooms that not every user needs are imported at their first use.
-    if name in ("bench", "convert", "gguf", "imatrix", "lab", "models", "recipes", "reference"):
+    if name in _ROOMS:
         from importlib import import_module
 
         return import_module(f"kvant.{name}")

@@ -23,6 +23,7 @@ COMMANDS = (
     "sweep",
     "convert",
     "bench",
+    "plan",
     "formats",
     "demo",
 )
@@ -43,6 +44,7 @@ examples:
   kvant quantize model.gguf x.gguf --type Q4_K_M --tensor-type ffn_down=q6_k --dry-run
   kvant optimize model.gguf --target-bpw 4.25 --text book.txt -o mix.gguf
   kvant sweep model.gguf --formats Q8_0,Q4_K_M,IQ4_XS,nvfp4 --text book.txt --out report
+  kvant plan "Qwen3.5 27B" --device "RTX 4090"
   kvant bench bandwidth compute
   kvant demo
 
