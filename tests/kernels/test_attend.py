@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from distributions import wild
 from kvant.errors import ShapeError
 from kvant.models import Cache
+from kvant.models.cache import layer_tokens
 from kvant.reference.attention import attention
 from support import every_isa, words
 
@@ -24,9 +25,9 @@ def normal(tokens, heads, dim, seed):
     return np.random.default_rng(seed).standard_normal((tokens, heads, dim), dtype=np.float32)
 
 
-def attend(q, k, v, scale, before=0, threads=None, dtype="f16", **options):
+def attend(q, k, v, scale, before=0, threads=None, dtype="f16", window=None, **options):
     """Through a cache that gets `before` tokens first."""
-    cache = Cache(1, k.shape[1], k.shape[2], v.shape[2], capacity=len(k), dtype=dtype)
+    cache = Cache(1, k.shape[1], k.shape[2], v.shape[2], len(k), dtype, [window])
     cache.append(0, k[:before], v[:before], threads=threads)
     cache.advance(before)
     cache.append(0, k[before:], v[before:], threads=threads)
@@ -124,6 +125,30 @@ def test_a_cache_grows_and_forgets():
     assert np.array_equal(words(cache.attend(0, q[100:], 0.25)), words(wanted[100:]))
 
 
+@pytest.mark.parametrize("window", [1, 64, 100, 700])
+@pytest.mark.parametrize("batch", [1, 37, 512])
+def test_a_window_keeps_what_it_needs(window, batch):
+    count = 2600
+    q, k, v = normal(count, 2, 16, 0), normal(count, 1, 16, 1), normal(count, 1, 16, 2)
+    small = Cache(1, 1, 16, capacity=4096, windows=[window])
+    size = small.nbytes
+    assert size == 2 * 32 * layer_tokens(4096, window) < 2 * 32 * 4096
+    for at in range(0, count, batch):
+        part = slice(at, min(at + batch, count))
+        small.append(0, k[part], v[part])
+        if batch > 1 or at % 97 == 0:
+            wanted = attend(q[part], k[: part.stop], v[: part.stop], 0.25, at, window=window)
+            assert np.array_equal(words(small.attend(0, q[part], 0.25)), words(wanted))
+        small.advance(part.stop - at)
+    assert small.nbytes == size
+    with pytest.raises(ShapeError, match="truncate"):
+        small.truncate(10)
+    small.truncate(count - 5)
+    small.append(0, k[-5:], v[-5:])
+    wanted = attend(q[-5:], k, v, 0.25, count - 5, window=window)
+    assert np.array_equal(words(small.attend(0, q[-5:], 0.25)), words(wanted))
+
+
 def test_wrong_shapes_are_refused():
     cache = Cache(1, 2, 16)
     k = normal(3, 2, 16, 0)
@@ -132,7 +157,8 @@ def test_wrong_shapes_are_refused():
         lambda: cache.append(0, k, k[:2]),
         lambda: cache.attend(0, k[:, :, :8], 1.0),
         lambda: cache.attend(0, normal(3, 3, 16, 0), 1.0),
-        lambda: cache.attend(0, k, 1.0, window=0),
+        lambda: Cache(1, 2, 16, windows=[0]).attend(0, k, 1.0),
+        lambda: Cache(1, 2, 16, dtype="q8_0"),
         lambda: cache.attend(0, k, 1.0, sinks=np.zeros(3, np.float32)),
         lambda: cache.attend(0, k, 1.0, out=np.zeros((3, 2, 8), np.float32)),
         lambda: cache.attend(0, normal(65, 2, 16, 0), 1.0),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,9 +12,12 @@ from kvant import _core
 from kvant.arrays import empty, float_dtype
 from kvant.errors import ShapeError
 
-__all__ = ["PAGE_TOKENS", "Cache"]
+__all__ = ["BATCH_TOKENS", "PAGE_TOKENS", "Cache", "layer_tokens"]
 
 PAGE_TOKENS = 64
+BATCH_TOKENS = 512
+"""Tokens that are appended at a time: enough for full speed, and what they need stays small."""
+_CHUNK = 512
 _NO_WINDOW = 1 << 60
 _U8 = np.dtype(np.uint8)
 
@@ -23,7 +29,8 @@ class Cache:
 
     A page of keys lies as [head_dim, 64], one of values as [64, head_dim], so that neither product
     of attention needs a sum across a vector. It grows by doubling; asked for its capacity at the
-    start, it never moves. All layers have the same heads.
+    start, it never moves. Layers with a window keep what it and a batch need, and let go of older
+    tokens in steps of 512. All layers have the same heads.
 
     Parameters
     ----------
@@ -35,6 +42,8 @@ class Cache:
         Tokens there is room for at first.
     dtype
         `"f16"`, or `"f32"` for validation.
+    windows
+        For each layer the tokens it sees at most, or None for all.
 
     Attributes
     ----------
@@ -62,6 +71,7 @@ class Cache:
         value_dim: int | None = None,
         capacity: int = PAGE_TOKENS,
         dtype: str = "f16",
+        windows: Sequence[int | None] | None = None,
     ) -> None:
         if dtype not in ("f16", "f32"):
             raise ShapeError(f"[Cache] expected dtype f16 or f32, got {dtype!r}")
@@ -72,17 +82,21 @@ class Cache:
         self._number_bytes = float_dtype("Cache", dtype)[1].itemsize
         # Values are padded to whole vectors.
         self._width = -(-self.value_dim // 16) * 16
-        self._layers = [self._room(_pages(int(capacity))) for _ in range(int(layers))]
+        self._capacity = PAGE_TOKENS * _pages(int(capacity))
+        self._layers = [
+            _Layer(window, self._room(_pages(layer_tokens(self._capacity, window))))
+            for window in (windows or [None] * int(layers))
+        ]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all pages."""
-        return sum(k.nbytes + v.nbytes for k, v, _ in self._layers)
+        return sum(layer.room.k.nbytes + layer.room.v.nbytes for layer in self._layers)
 
     @property
     def capacity(self) -> int:
         """Tokens for which there is room."""
-        return PAGE_TOKENS * int(self._layers[0][0].shape[1]) if self._layers else 0
+        return self._capacity
 
     def append(self, layer: int, k: Array, v: Array, threads: int | None = None) -> None:
         """Add keys f32 [T, kv_heads, head_dim] and values [T, kv_heads, value_dim] to a layer.
@@ -97,8 +111,10 @@ class Cache:
             raise ShapeError(
                 f"[append] expected values {(len(k), self.kv_heads, self.value_dim)}, got {v.shape}"
             )
-        self._grow(layer, self.length + len(k))
-        _core.kv_append(self._layers[layer][2], self.length, k, v, threads or 0)
+        own = self._layers[layer]
+        if self.length + len(k) > own.end:
+            self._make_room(own, len(k))
+        _core.kv_append(own.room.pages, self.length - own.first, k, v, threads or 0)
 
     def attend(
         self,
@@ -106,7 +122,6 @@ class Cache:
         q: Array,
         scale: float,
         *,
-        window: int | None = None,
         sinks: Array | None = None,
         out: Array | None = None,
         threads: int | None = None,
@@ -121,8 +136,6 @@ class Cache:
             f32 [T, heads, head_dim]; query head h reads key head h * kv_heads // heads.
         scale
             Of the scores.
-        window
-            Keys a token sees at most, its own among them; all by default.
         sinks
             f32 [heads], for each head the score of a key without a value.
         out
@@ -152,9 +165,10 @@ class Cache:
             out = np.empty(shape, np.float32)
         elif out.shape != shape:
             raise ShapeError(f"[attend] expected out {shape}, got {out.shape}")
-        reach = _NO_WINDOW if window is None else window
-        pages = self._layers[layer][2]
-        _core.kv_attend(pages, self.length, q, reach, scale, sinks, out, threads or 0)
+        own = self._layers[layer]
+        reach = _NO_WINDOW if own.window is None else own.window
+        place = self.length - own.first
+        _core.kv_attend(own.room.pages, place, q, reach, scale, sinks, out, threads or 0)
         return out
 
     def advance(self, tokens: int) -> None:
@@ -162,26 +176,75 @@ class Cache:
         self.length += tokens
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens from `length` on; ShapeError if there are not so many."""
-        if not 0 <= length <= self.length:
-            raise ShapeError(f"[truncate] expected 0 to {self.length} tokens, got {length}")
+        """Forget all tokens from `length` on.
+
+        Raises
+        ------
+        ShapeError
+            There are not so many, or a layer has let go of tokens that would be seen again.
+        """
+        # A layer that has let go of tokens needs what the next token sees.
+        least = max(
+            (o.first + o.window - 1 for o in self._layers if o.window and o.first), default=0
+        )
+        if not least <= length <= self.length:
+            raise ShapeError(f"[truncate] expected {least} to {self.length} tokens, got {length}")
         self.length = length
 
-    def _room(self, pages: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], _core.KvPages]:
+    def _room(self, pages: int) -> _Room:
         size = self._number_bytes
         k = empty((self.kv_heads, pages, self.head_dim, PAGE_TOKENS, size), _U8)
         v = empty((self.kv_heads, pages, PAGE_TOKENS, self._width, size), _U8)
-        return k, v, _core.KvPages(k, v, self.value_dim)
+        return _Room(k, v, _core.KvPages(k, v, self.value_dim))
 
-    def _grow(self, layer: int, tokens: int) -> None:
-        old_k, old_v, _ = self._layers[layer]
-        have = old_k.shape[1]
-        if tokens <= have * PAGE_TOKENS:
-            return
-        room = self._room(max(_pages(tokens), 2 * have))
-        room[0][:, :have] = old_k
-        room[1][:, :have] = old_v
-        self._layers[layer] = room
+    def _make_room(self, own: _Layer, tokens: int) -> None:
+        """Let go of what no token will see, and grow where that is not enough."""
+        first = own.first
+        if own.window is not None:
+            # Attention merges chunks of 512: where those begin must not change.
+            first = max(first, (self.length + 1 - own.window) // _CHUNK * _CHUNK)
+        old, skipped = own.room, (first - own.first) // PAGE_TOKENS
+        kept = max(_pages(self.length - first) if self.length > first else 0, 0)
+        need = _pages(self.length + tokens - first)
+        if need > old.k.shape[1]:
+            self._capacity = max(self._capacity, PAGE_TOKENS * max(need, 2 * old.k.shape[1]))
+            need = max(need, _pages(layer_tokens(self._capacity, own.window)))
+            own.room = self._room(need)
+        for new, source in ((own.room.k, old.k), (own.room.v, old.v)):
+            new[:, :kept] = source[:, skipped : skipped + kept]
+        own.first = first
+
+
+class _Room(NamedTuple):
+    k: NDArray[np.uint8]
+    v: NDArray[np.uint8]
+    pages: _core.KvPages
+
+
+class _Layer:
+    """One layer's pages; `first` is the token that stands in the first place."""
+
+    def __init__(self, window: int | None, room: _Room) -> None:
+        self.window = window
+        self.room = room
+        self.first = 0
+
+    @property
+    def end(self) -> int:
+        """The first token for which there is no place."""
+        return self.first + PAGE_TOKENS * int(self.room.k.shape[1])
+
+
+def layer_tokens(capacity: int, window: int | None) -> int:
+    """Tokens that a layer has room for in a cache of some capacity.
+
+    >>> layer_tokens(8192, None), layer_tokens(8192, 128), layer_tokens(256, 128)
+    (8192, 1152, 256)
+    """
+    if window is None:
+        return capacity
+    # What a batch's first token sees, the batch, and what is let go of only with its whole chunk.
+    return min(capacity, PAGE_TOKENS * _pages(window - 1 + BATCH_TOKENS + _CHUNK - 1))
 
 
 def _pages(tokens: int) -> int:

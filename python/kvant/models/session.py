@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvant.errors import ModelError
-from kvant.models.cache import PAGE_TOKENS, Cache
+from kvant.models.cache import BATCH_TOKENS, PAGE_TOKENS, Cache
 from kvant.models.config import ModelConfig
 from kvant.models.routing import Ints
 from kvant.models.step import Observer, Settings, Step
@@ -16,10 +16,7 @@ from kvant.models.weights import Array, WeightTable
 if TYPE_CHECKING:
     from kvant.models.llama import Llama
 
-__all__ = ["BATCH_TOKENS", "Session"]
-
-BATCH_TOKENS = 512
-"""Tokens that pass the layers at a time: enough for full speed, and what they need stays small."""
+__all__ = ["Session"]
 
 
 class Session:
@@ -52,6 +49,7 @@ class Session:
             config.value_length,
             capacity or PAGE_TOKENS,
             "f32" if settings.act == "f32" else "f16",
+            [config.window_of(layer) for layer in range(config.block_count)],
         )
 
     def feed(self, tokens: Ints) -> Array:

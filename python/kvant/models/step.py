@@ -112,8 +112,7 @@ class Step:
         cache, config = self._cache, self.config
         cache.append(layer, k, v, threads=self._threads)
         scale = config.key_length**-0.5 * score_scale
-        window = config.window_of(layer)
-        y = cache.attend(layer, q, scale, window=window, sinks=sinks, threads=self._threads)
+        y = cache.attend(layer, q, scale, sinks=sinks, threads=self._threads)
         return y.reshape(len(q), -1)
 
     def feed_forward(self, prefix: str, x: Array, activation: str = "silu") -> Array:

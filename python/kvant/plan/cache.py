@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from kvant.errors import FormatError
 from kvant.formats import format_info
 from kvant.gguf.header import padded
+from kvant.models.cache import PAGE_TOKENS, layer_tokens
 from kvant.plan.layers import Layer
 
-__all__ = ["cells", "kv_bytes", "state_bytes"]
+__all__ = ["cells", "kv_bytes", "model_cache_bytes", "state_bytes"]
 
 _PAD = 256
 _F32 = 4
@@ -82,6 +83,21 @@ def kv_bytes(
             row = _row(k, layer.key) + _row(v, layer.value)
             total += count * room * layer.heads * row
     return sequences * total
+
+
+def model_cache_bytes(layers: Iterable[Layer], capacity: int) -> int:
+    """Bytes of what `kvant.models` allocates for a sequence: whole pages of f16.
+
+    Layers with a window also have room for a batch, and values are padded to sixteen.
+
+    >>> model_cache_bytes([Layer("full", 2, 64, 64), Layer("sliding", 2, 64, 64, 128)], 8192)
+    4784128
+    """
+    total = 0
+    for layer in layers:
+        room = layer_tokens(padded(capacity, PAGE_TOKENS), layer.window or None)
+        total += 2 * room * layer.heads * (layer.key + padded(layer.value, 16))
+    return total
 
 
 def state_bytes(layers: Iterable[Layer], sequences: int = 1) -> int:
