@@ -14,7 +14,7 @@ from ..errors import Error
 __all__ = ["build_parser", "main"]
 
 # In the order in which help lists them. Each module has `add(subparsers)` and `run(args)`.
-COMMANDS = ("inspect", "quantize", "sweep", "convert", "bench", "formats", "demo")
+COMMANDS = ("inspect", "quantize", "sweep", "eval", "convert", "bench", "formats", "demo")
 
 _DESCRIPTION = """\
 Quantize language models and measure what it costs them.
@@ -30,6 +30,7 @@ examples:
   kvant quantize model.gguf small.gguf --type Q4_K_M --imatrix imatrix.gguf
   kvant quantize model.gguf x.gguf --type Q4_K_M --tensor-type ffn_down=q6_k --dry-run
   kvant sweep model.gguf --formats Q8_0,Q4_K_M,IQ4_XS,nvfp4 --text book.txt --out report
+  kvant eval small.gguf --base model.gguf --text book.txt
   kvant bench bandwidth compute
   kvant demo
 

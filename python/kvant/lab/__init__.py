@@ -1,7 +1,7 @@
 """The quality lab: how much a model's predictions change when its weights are quantized.
 
-`sweep` needs the decoder of `kvant.models`; `metrics` works on any logits. The names are imported
-when they are first used, so that `kvant.lab.metrics` does not load matplotlib.
+`sweep` and `evaluate` need the decoder of `kvant.models`; all else works on any logits. The names
+are imported when they are first used, so that the metrics do not load matplotlib.
 """
 
 from __future__ import annotations
@@ -10,16 +10,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .metrics import Comparison, Divergence, kl_divergence, log_softmax, perplexity
+    from .divergence import Scores, compare_logits, kl_divergence, row_divergence
+    from .evaluate import evaluate
+    from .kld import KldFile, write_kld
+    from .logit_base import LogitBase
+    from .metrics import Comparison, Divergence, log_softmax, perplexity
     from .report import print_table, write_report
     from .result import SweepResult, SweepRow, pareto
-    from .scoring import BaseLogits, Window, sample_windows, score, windows
+    from .saving import save_base
+    from .scoring import BaseLogits, LiveBase, Window, sample_windows, score, windows
     from .sweep import sweep
 
 _HOMES = {
+    "Scores": "divergence",
+    "compare_logits": "divergence",
+    "kl_divergence": "divergence",
+    "row_divergence": "divergence",
+    "evaluate": "evaluate",
+    "save_base": "saving",
+    "KldFile": "kld",
+    "write_kld": "kld",
+    "LogitBase": "logit_base",
     "Comparison": "metrics",
     "Divergence": "metrics",
-    "kl_divergence": "metrics",
     "log_softmax": "metrics",
     "perplexity": "metrics",
     "print_table": "report",
@@ -28,6 +41,7 @@ _HOMES = {
     "SweepRow": "result",
     "pareto": "result",
     "BaseLogits": "scoring",
+    "LiveBase": "scoring",
     "Window": "scoring",
     "sample_windows": "scoring",
     "score": "scoring",
@@ -39,18 +53,27 @@ __all__ = [
     "BaseLogits",
     "Comparison",
     "Divergence",
+    "KldFile",
+    "LiveBase",
+    "LogitBase",
+    "Scores",
     "SweepResult",
     "SweepRow",
     "Window",
+    "compare_logits",
+    "evaluate",
     "kl_divergence",
     "log_softmax",
     "pareto",
     "perplexity",
     "print_table",
+    "row_divergence",
     "sample_windows",
+    "save_base",
     "score",
     "sweep",
     "windows",
+    "write_kld",
     "write_report",
 ]
 
@@ -59,6 +82,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    # Importing the submodule `sweep` has just put a module under the function's name.
+    # Importing the submodule `sweep` or `evaluate` has just put a module under the function's name.
     globals()[name] = value
     return value
