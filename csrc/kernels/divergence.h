@@ -13,9 +13,10 @@ constexpr double kMostLogit = 0x1p19;
 constexpr float kLowestLogit = -0x1p20f;
 constexpr double kLn2 = 0x1.62e42fefa39efp-1;
 
+// The largest logit of a row so far, and the block it is in.
 struct Largest {
   float logit;
-  int64_t at;
+  int64_t block;
 };
 
 constexpr float kInfinity = __builtin_inff();
@@ -55,25 +56,29 @@ KVANT_INLINE void merge(DivergenceSums& all, const DivergenceSums& part) {
   all.test_exponent = q;
 }
 
-// Calls step(p, q) for sixteen elements after the other, the last ones filled up with -inf.
+// Calls step(p, q, i) for the sixteen elements from i on, one after the other, the last ones filled up with -inf.
 template <class V, class Step>
 KVANT_INLINE void each_pair(const float* p, const float* q, int64_t count, Step&& step) {
   int64_t i = 0;
-  for (; i + 16 <= count; i += 16) step(p + i, q + i);
+  for (; i + 16 <= count; i += 16) step(p + i, q + i, i);
   if (i == count) return;
   alignas(64) float last[2][16];
   for (int l = 0; l < 16; ++l) {
     last[0][l] = i + l < count ? p[i + l] : -kInfinity;
     last[1][l] = i + l < count ? q[i + l] : -kInfinity;
   }
-  step(last[0], last[1]);
+  step(last[0], last[1], i);
 }
 
-KVANT_INLINE void raise(Largest& largest, float logit, const float* x, int64_t first) {
-  if (!(logit > largest.logit)) return;
-  largest.logit = logit;
-  largest.at = first;
-  while (*x != logit) ++x, ++largest.at;
+// Where the first of the largest stands, which is in the block from `first` on, or nowhere.
+template <class V>
+KVANT_INLINE int64_t find(float logit, const float* x, int64_t first, int64_t count) {
+  if (logit == -kInfinity) return 0;
+  int64_t i = first;
+  const auto wanted = V::splat(logit);
+  while (i + V::kLanes <= count && !V::any(V::load(x + i) == wanted)) i += V::kLanes;
+  while (x[i] != logit) ++i;
+  return i;
 }
 
 template <class V>
@@ -85,7 +90,7 @@ KVANT_INLINE float largest16(const Sixteen<V>& all) {
 template <class V>
 KVANT_INLINE bool find_largest(const float* p, const float* q, int64_t count, float& base, float& test) {
   Sixteen<V> most_p = splat16<V>(-kInfinity), most_q = most_p, least_q = splat16<V>(0.0f);
-  each_pair<V>(p, q, count, [&](const float* a, const float* b) {
+  each_pair<V>(p, q, count, [&](const float* a, const float* b, int64_t) {
     each_piece<V>([&](int i, int first) {
       const auto y = V::load(b + first);
       most_p.v[i] = V::max(V::load(a + first), most_p.v[i]);
@@ -124,32 +129,67 @@ KVANT_INLINE double halve(double (&lane)[16]) {
   return lane[0];
 }
 
+// What the f64 sums need of a strip of logits. It goes through memory because widening what lies there is one
+// operation, and what is in a register several.
+struct Strip {
+  static constexpr int kLength = 256;
+  alignas(64) float p[kLength], q[kLength], high[kLength], low[kLength], test[kLength];
+};
+
+template <class V>
+KVANT_INLINE void fill_strip(const float* p, const float* q, int64_t count, int np, int nq, Strip& strip) {
+  const auto lowest = V::splat(kLowestLogit);
+  each_pair<V>(p, q, count, [&](const float* a, const float* b, int64_t i) {
+    each_piece<V>([&](int, int first) {
+      const auto x = V::max(lowest, V::load(a + first)), y = V::max(lowest, V::load(b + first));
+      typename V::F high, low, test, rest;
+      exp_relative<V>(x, np, high, low);
+      exp_relative<V>(y, nq, test, rest);
+      V::store(strip.p + i + first, x);
+      V::store(strip.q + i + first, y);
+      V::store(strip.high + i + first, high);
+      V::store(strip.low + i + first, low);
+      V::store(strip.test + i + first, test);
+    });
+  });
+}
+
+struct DivergenceLanes {
+  double base[16], test[16], weight[16], between[16];
+};
+
+// Eight lanes, `first` to `first` + 8, at a time: their sums stay in registers.
+KVANT_INLINE void add_strip(const Strip& strip, int width, int first, DivergenceLanes& lanes) {
+  double base[8], test[8], weight[8], between[8];
+  memcpy(base, lanes.base + first, sizeof base);
+  memcpy(test, lanes.test + first, sizeof test);
+  memcpy(weight, lanes.weight + first, sizeof weight);
+  memcpy(between, lanes.between + first, sizeof between);
+  for (int i = first; i < width; i += 16) {
+    for (int l = 0; l < 8; ++l) {
+      const double w = double(strip.high[i + l]) + double(strip.low[i + l]);
+      base[l] += double(strip.high[i + l]);
+      test[l] += double(strip.test[i + l]);
+      weight[l] += w;
+      between[l] += w * (double(strip.p[i + l]) - double(strip.q[i + l]));
+    }
+  }
+  memcpy(lanes.base + first, base, sizeof base);
+  memcpy(lanes.test + first, test, sizeof test);
+  memcpy(lanes.weight + first, weight, sizeof weight);
+  memcpy(lanes.between + first, between, sizeof between);
+}
+
 template <class V>
 KVANT_INLINE DivergenceSums sum_block(const float* p, const float* q, int64_t count, int np, int nq) {
-  double base[16] = {}, test[16] = {}, weight[16] = {}, between[16] = {};
-  const auto lowest = V::splat(kLowestLogit);
-  each_pair<V>(p, q, count, [&](const float* a, const float* b) {
-    alignas(64) float x[16], y[16], high[16], low[16], other[16];
-    each_piece<V>([&](int, int first) {
-      const auto bounded_p = V::max(lowest, V::load(a + first)), bounded_q = V::max(lowest, V::load(b + first));
-      typename V::F h, l;
-      exp_relative<V>(bounded_p, np, h, l);
-      V::store(x + first, bounded_p);
-      V::store(high + first, h);
-      V::store(low + first, l);
-      exp_relative<V>(bounded_q, nq, h, l);
-      V::store(y + first, bounded_q);
-      V::store(other + first, h);
-    });
-    for (int l = 0; l < 16; ++l) {
-      const double w = double(high[l]) + double(low[l]);
-      base[l] += double(high[l]);
-      test[l] += double(other[l]);
-      weight[l] += w;
-      between[l] += w * (double(x[l]) - double(y[l]));
-    }
-  });
-  return {np, nq, halve(base), halve(test), halve(weight), halve(between)};
+  DivergenceLanes lanes = {};
+  Strip strip;
+  for (int64_t first = 0; first < count; first += Strip::kLength) {
+    const int width = count - first < Strip::kLength ? int(count - first) : Strip::kLength;
+    fill_strip<V>(p + first, q + first, width, np, nq, strip);
+    for (int half = 0; half < 16; half += 8) add_strip(strip, width, half, lanes);
+  }
+  return {np, nq, halve(lanes.base), halve(lanes.test), halve(lanes.weight), halve(lanes.between)};
 }
 
 template <class V>
@@ -162,8 +202,8 @@ void divergence(const float* p, const float* q, int64_t count, RowDivergence& ou
     const int64_t width = count - first < kDivergenceBlock ? count - first : kDivergenceBlock;
     float most_p, most_q;
     excludes |= find_largest<V>(p + first, q + first, width, most_p, most_q);
-    raise(base, most_p, p + first, first);
-    raise(test, most_q, q + first, first);
+    if (most_p > base.logit) base = {most_p, first};
+    if (most_q > test.logit) test = {most_q, first};
     const DivergenceSums block =
         sum_block<V>(p + first, q + first, width, exponent_of(most_p), exponent_of(most_q));
     if (first == 0) {
@@ -178,8 +218,8 @@ void divergence(const float* p, const float* q, int64_t count, RowDivergence& ou
   };
   out.base_lse = log_sum(base, all.base_exponent, all.base);
   out.test_lse = log_sum(test, all.test_exponent, all.test);
-  out.base_top = base.at;
-  out.test_top = test.at;
+  out.base_top = find<V>(base.logit, p, base.block, count);
+  out.test_top = find<V>(test.logit, q, test.block, count);
   double kl = all.between / all.weight + (out.test_lse - out.base_lse);
   // A divergence is not negative; rounding can make it so.
   if (kl < 0) kl = 0;
