@@ -1,4 +1,4 @@
-"""Rows of logits compared: the bits of the twin on every ISA, close to float64, and what it must be."""
+"""Rows of logits compared: the bits of the twin on every ISA, and close to float64."""
 
 from __future__ import annotations
 

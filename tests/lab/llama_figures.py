@@ -1,6 +1,6 @@
 """What llama-perplexity computes from a base file and logits, one token after the other: an oracle.
 
-Written from its formulas (llama.cpp, tools/perplexity/perplexity.cpp), in float64 but for what it reads.
+Written from its formulas (llama.cpp, tools/perplexity/perplexity.cpp), in float64 but for its input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ def token(log_p: Any, logits: Any, target: int) -> tuple[float, float, float, bo
     """kl, nll, base_nll and same_top of a token; log_p are the file's numbers."""
     x = logits.astype(np.float64)
     lse = math.log(sum(math.exp(v - x.max()) for v in x)) + x.max()
-    kl = sum(math.exp(lp) * (float(lp) - v + lse) for lp, v in zip(log_p, x, strict=True) if lp > -16)
+    kl = sum(
+        math.exp(lp) * (float(lp) - v + lse) for lp, v in zip(log_p, x, strict=True) if lp > -16
+    )
     same = int(np.argmax(log_p)) == int(np.argmax(logits))
     return kl, lse - float(x[target]), -float(log_p[target]), same
 

@@ -1,4 +1,4 @@
-"""`kvant eval` and what it calls, on small models: against themselves, their kin, and base files."""
+"""`kvant eval` and what it calls, on small models: themselves, their kin, and base files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,13 @@ def test_a_model_against_itself_and_another(dense: Path, small: Path) -> None:
     ],
 )  # fmt: skip
 def test_base_files(
-    name: str, mode: str | None, error: float, dense: Path, small: Path, tmp_path: Path, hidden: None
+    name: str,
+    mode: str | None,
+    error: float,
+    dense: Path,
+    small: Path,
+    tmp_path: Path,
+    hidden: None,
 ) -> None:
     path = tmp_path / name
     saved = save_base(dense, path, TEXT, **SETTINGS, mode=mode)
@@ -139,7 +145,7 @@ def test_refusals(dense: Path, moe: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         evaluate(dense, tmp_path / "none.kvl", TEXT)
     (tmp_path / "odd.kvl").write_bytes(b"what is this?")
-    with pytest.raises(FormatError, match="a GGUF, .kld or .kvl file"):
+    with pytest.raises(FormatError, match=r"a GGUF, \.kld or \.kvl file"):
         evaluate(dense, tmp_path / "odd.kvl")
     for name, mode in (("x.bin", None), ("x.kld", "f16"), ("x.kvl", "u16")):
         with pytest.raises(FormatError, match="and a mode of hidden"):

@@ -1,4 +1,4 @@
-"""Base files of llama-perplexity: byte for byte what its formulas give, read back, broken ones refused."""
+"""Base files of llama-perplexity: the bytes of its formulas, read back; broken ones refused."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_wrong_numbers_are_refused(tmp_path: Path, at: int, value: bytes) -> Non
     raw = bytearray(write(tmp_path / "base.kld", tokens, logits).read_bytes())
     raw[at : at + len(value)] = value
     (tmp_path / "broken.kld").write_bytes(raw)
-    with pytest.raises(FormatError, match="broken.kld"):
+    with pytest.raises(FormatError, match=r"broken\.kld"):
         KldFile(tmp_path / "broken.kld")
 
 

@@ -144,7 +144,7 @@ def test_every_cut_addition_and_change_is_refused(mode: str, tmp_path: Path) -> 
         changed = bytearray(raw)
         changed[at] ^= 0x40
         broken.write_bytes(changed)
-        with pytest.raises(FormatError, match="broken.kvl"):
+        with pytest.raises(FormatError, match=r"broken\.kvl"):
             read_all(broken)
 
 

@@ -1,4 +1,4 @@
-"""Figures of a comparison against their formulas, token by token; the interval and what it is of."""
+"""Figures of a comparison against their formulas, token by token; the interval, and of what."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def head_digest(*arrays: Any) -> bytes:
     """SHA-256 of the arrays a head is made of: tells whether two models share it."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(memoryview(np.ascontiguousarray(array).view(np.uint8)))
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     return digest.digest()
 
 
