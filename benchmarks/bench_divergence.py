@@ -60,7 +60,8 @@ def with_numpy(base: F32, test: F32) -> Any:
 def shares(vocab: int, threads: int, rounds: int = 7) -> dict[str, tuple[float, float]]:
     """GB/s of each ISA and its share of reading, timed in turns; reading itself comes first."""
     base, test = logits(max(1, (160 << 20) // (4 * vocab)), vocab)
-    read = Limits(2 * base.nbytes).read(threads)
+    limits = Limits(2 * base.nbytes)
+    read = limits.read(threads)
     amounts, tasks = {"read": read.amount}, {"read": read.task}
     for name in isa.available():
 

@@ -1,6 +1,6 @@
 """What llama-perplexity computes from a base file and logits, one token after the other: an oracle.
 
-Written from its formulas (llama.cpp, tools/perplexity/perplexity.cpp), in float64 but for its input.
+Written from its formulas (llama.cpp, tools/perplexity/perplexity.cpp), in float64 but for inputs.
 """
 
 from __future__ import annotations
