@@ -81,28 +81,40 @@ KVANT_INLINE int64_t find(float logit, const float* x, int64_t first, int64_t co
   return i;
 }
 
+// Running extremes, NaN passed over.
 template <class V>
-KVANT_INLINE float largest16(const Sixteen<V>& all) {
-  return reduce16<V>(all, [](float a, float b) { return a > b ? a : b; });
-}
+struct Extremes {
+  Sixteen<V> most_p, most_q, least_q;
 
-// The largest logits, NaN passed over; and whether q excludes, with -inf, what p does not.
-template <class V>
-KVANT_INLINE bool find_largest(const float* p, const float* q, int64_t count, float& base, float& test) {
-  Sixteen<V> most_p = splat16<V>(-kInfinity), most_q = most_p, least_q = splat16<V>(0.0f);
-  each_pair<V>(p, q, count, [&](const float* a, const float* b, int64_t) {
+  KVANT_MEMBER void take(const float* p, const float* q) {
     each_piece<V>([&](int i, int first) {
-      const auto y = V::load(b + first);
-      most_p.v[i] = V::max(V::load(a + first), most_p.v[i]);
+      const auto y = V::load(q + first);
+      most_p.v[i] = V::max(V::load(p + first), most_p.v[i]);
       most_q.v[i] = V::max(y, most_q.v[i]);
       least_q.v[i] = V::min(y, least_q.v[i]);
     });
-  });
-  base = largest16<V>(most_p);
-  test = largest16<V>(most_q);
-  if (reduce16<V>(least_q, [](float a, float b) { return a < b ? a : b; }) != -kInfinity) return false;
+  }
+};
+
+// The largest logits; and whether q excludes, with -inf, what p does not. Two sets of extremes take turns, because
+// one would wait for itself.
+template <class V>
+KVANT_INLINE bool find_largest(const float* p, const float* q, int64_t count, float& base, float& test) {
+  const Sixteen<V> lowest = splat16<V>(-kInfinity), zero = splat16<V>(0.0f);
+  Extremes<V> even = {lowest, lowest, zero}, odd = even;
+  int64_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    even.take(p + i, q + i);
+    odd.take(p + i + 16, q + i + 16);
+  }
+  each_pair<V>(p + i, q + i, count - i, [&](const float* a, const float* b, int64_t) { even.take(a, b); });
+  const auto larger = [](float a, float b) { return a > b ? a : b; };
+  const auto smaller = [](float a, float b) { return a < b ? a : b; };
+  base = larger(reduce16<V>(even.most_p, larger), reduce16<V>(odd.most_p, larger));
+  test = larger(reduce16<V>(even.most_q, larger), reduce16<V>(odd.most_q, larger));
+  if (smaller(reduce16<V>(even.least_q, smaller), reduce16<V>(odd.least_q, smaller)) != -kInfinity) return false;
   bool excludes = false;
-  for (int64_t i = 0; i < count; ++i) excludes |= (q[i] == -kInfinity) & (p[i] != -kInfinity);
+  for (i = 0; i < count; ++i) excludes |= (q[i] == -kInfinity) & (p[i] != -kInfinity);
   return excludes;
 }
 
@@ -111,13 +123,13 @@ template <class V>
 KVANT_INLINE void exp_relative(typename V::F x, int n, typename V::F& high, typename V::F& low) {
   const auto one = V::splat(1.0f);
   typename V::F t;
-  const auto r = reduce_exponent<V>(x, t);
+  const auto r = reduce_exponent<V>(x, n, t);
   const auto y = polynomial<V>(r, kExpTerms);
   high = V::fma(r, y, one);
   low = V::fma(r, y, one - high);
   // Where 2^-126 or less is left of 2^(x / ln 2 - n), nothing is.
-  t = V::max(t, V::splat(12582912.0f + float(n)));
-  const auto power = V::from_bits((V::bits(t) - V::splat_i(n)).template shl<23>());
+  t = V::max(t, V::splat(12582912.0f));
+  const auto power = V::from_bits(V::bits(t).template shl<23>());
   high = high * power;
   low = low * power;
 }
@@ -130,66 +142,85 @@ KVANT_INLINE double halve(double (&lane)[16]) {
 }
 
 // What the f64 sums need of a strip of logits. It goes through memory because widening what lies there is one
-// operation, and what is in a register several.
+// operation, and what is in a register several. What the rounding of e^p took away is so small that f32 will do
+// for its own sums, of it and of it times p - q.
+template <class V>
 struct Strip {
   static constexpr int kLength = 256;
-  alignas(64) float p[kLength], q[kLength], high[kLength], low[kLength], test[kLength];
+  alignas(64) float p[kLength], q[kLength], base[kLength], test[kLength];
+  Sixteen<V> low, low_between;
 };
 
 template <class V>
-KVANT_INLINE void fill_strip(const float* p, const float* q, int64_t count, int np, int nq, Strip& strip) {
+KVANT_INLINE void fill_strip(const float* p, const float* q, int64_t count, int np, int nq, Strip<V>& strip) {
   const auto lowest = V::splat(kLowestLogit);
+  Sixteen<V> sum = splat16<V>(0.0f), between = sum;
   each_pair<V>(p, q, count, [&](const float* a, const float* b, int64_t i) {
-    each_piece<V>([&](int, int first) {
+    // The next block comes from memory meanwhile; behind the row there is another, or nothing that matters.
+    __builtin_prefetch(p + i + kDivergenceBlock);
+    __builtin_prefetch(q + i + kDivergenceBlock);
+    each_piece<V>([&](int piece, int first) {
       const auto x = V::max(lowest, V::load(a + first)), y = V::max(lowest, V::load(b + first));
-      typename V::F high, low, test, rest;
-      exp_relative<V>(x, np, high, low);
+      typename V::F base, low, test, rest;
+      exp_relative<V>(x, np, base, low);
       exp_relative<V>(y, nq, test, rest);
+      sum.v[piece] = sum.v[piece] + low;
+      between.v[piece] = V::fma(low, x - y, between.v[piece]);
       V::store(strip.p + i + first, x);
       V::store(strip.q + i + first, y);
-      V::store(strip.high + i + first, high);
-      V::store(strip.low + i + first, low);
+      V::store(strip.base + i + first, base);
       V::store(strip.test + i + first, test);
     });
   });
+  strip.low = sum;
+  strip.low_between = between;
 }
 
 struct DivergenceLanes {
-  double base[16], test[16], weight[16], between[16];
+  double base[16], test[16], between[16], low[16], low_between[16];
 };
 
 // Eight lanes, `first` to `first` + 8, at a time: their sums stay in registers.
-KVANT_INLINE void add_strip(const Strip& strip, int width, int first, DivergenceLanes& lanes) {
-  double base[8], test[8], weight[8], between[8];
+KVANT_INLINE void add_strip(const float* p, const float* q, const float* e, const float* f, int width, int first,
+                            DivergenceLanes& lanes) {
+  double base[8], test[8], between[8];
   memcpy(base, lanes.base + first, sizeof base);
   memcpy(test, lanes.test + first, sizeof test);
-  memcpy(weight, lanes.weight + first, sizeof weight);
   memcpy(between, lanes.between + first, sizeof between);
   for (int i = first; i < width; i += 16) {
     for (int l = 0; l < 8; ++l) {
-      const double w = double(strip.high[i + l]) + double(strip.low[i + l]);
-      base[l] += double(strip.high[i + l]);
-      test[l] += double(strip.test[i + l]);
-      weight[l] += w;
-      between[l] += w * (double(strip.p[i + l]) - double(strip.q[i + l]));
+      base[l] += double(e[i + l]);
+      test[l] += double(f[i + l]);
+      between[l] += double(e[i + l]) * (double(p[i + l]) - double(q[i + l]));
     }
   }
   memcpy(lanes.base + first, base, sizeof base);
   memcpy(lanes.test + first, test, sizeof test);
-  memcpy(lanes.weight + first, weight, sizeof weight);
   memcpy(lanes.between + first, between, sizeof between);
+}
+
+template <class V>
+KVANT_INLINE void add_wide(const Sixteen<V>& all, double (&sum)[16]) {
+  alignas(64) float lane[16];
+  each_piece<V>([&](int i, int first) { V::store(lane + first, all.v[i]); });
+  for (int l = 0; l < 16; ++l) sum[l] += double(lane[l]);
 }
 
 template <class V>
 KVANT_INLINE DivergenceSums sum_block(const float* p, const float* q, int64_t count, int np, int nq) {
   DivergenceLanes lanes = {};
-  Strip strip;
-  for (int64_t first = 0; first < count; first += Strip::kLength) {
-    const int width = count - first < Strip::kLength ? int(count - first) : Strip::kLength;
+  Strip<V> strip;
+  for (int64_t first = 0; first < count; first += Strip<V>::kLength) {
+    const int width = count - first < Strip<V>::kLength ? int(count - first) : Strip<V>::kLength;
     fill_strip<V>(p + first, q + first, width, np, nq, strip);
-    for (int half = 0; half < 16; half += 8) add_strip(strip, width, half, lanes);
+    for (int half = 0; half < 16; half += 8) {
+      add_strip(strip.p, strip.q, strip.base, strip.test, width, half, lanes);
+    }
+    add_wide<V>(strip.low, lanes.low);
+    add_wide<V>(strip.low_between, lanes.low_between);
   }
-  return {np, nq, halve(lanes.base), halve(lanes.test), halve(lanes.weight), halve(lanes.between)};
+  const double base = halve(lanes.base);
+  return {np, nq, base, halve(lanes.test), base + halve(lanes.low), halve(lanes.between) + halve(lanes.low_between)};
 }
 
 template <class V>

@@ -27,11 +27,11 @@ KVANT_INLINE typename V::F polynomial(typename V::F x, const float (&a)[kCount])
 constexpr float kExpTerms[] = {1.0f,           0x1.fffffcp-2f, 0x1.555492p-3f,
                                0x1.5558b0p-5f, 0x1.12398ep-7f, 0x1.6a4d62p-10f};
 
-// r of x = n ln 2 + r, |r| <= ln 2 / 2. Adding 2^23 + 2^22 + 127 rounds x / ln 2 to n and leaves n + 127, the
-// exponent of 2^n, in the low bits of t.
+// r of x = n ln 2 + r, |r| <= ln 2 / 2. Adding 2^23 + 2^22 + 127 - N rounds x / ln 2 to n and leaves n - N + 127,
+// the exponent of 2^(n - N), in the low bits of t.
 template <class V>
-KVANT_INLINE typename V::F reduce_exponent(typename V::F x, typename V::F& t) {
-  const auto round = V::splat(12582912.0f + 127.0f);
+KVANT_INLINE typename V::F reduce_exponent(typename V::F x, int N, typename V::F& t) {
+  const auto round = V::splat(12582912.0f + 127.0f - float(N));
   t = V::fma(x, V::splat(0x1.715476p+0f), round);
   const auto n = t - round;
   const auto r = V::fma(n, V::splat(-0x1.62e43p-1f), x);
@@ -43,7 +43,7 @@ KVANT_INLINE typename V::F reduce_exponent(typename V::F x, typename V::F& t) {
 template <class V>
 KVANT_INLINE typename V::F exp_inside(typename V::F x) {
   typename V::F t;
-  const auto r = reduce_exponent<V>(x, t);
+  const auto r = reduce_exponent<V>(x, 0, t);
   return V::fma(r, polynomial<V>(r, kExpTerms), V::splat(1.0f)) * V::from_bits(V::bits(t).template shl<23>());
 }
 

@@ -24,9 +24,11 @@ _F64 = NDArray[np.float64]
 _I64 = NDArray[np.int64]
 
 BLOCK = 2048
+STRIP = 256
 LARGEST = 2.0**19
 _LOWEST = np.float32(-(2.0**20))
-_ROUND = np.float32(12582912 + 127)
+_FLOOR = np.float32(12582912)
+_ROUND = 12582912.0 + 127
 _LOG2E = float.fromhex("0x1.71547652b82fep+0")
 _LN2 = float.fromhex("0x1.62e42fefa39efp-1")
 _ROUND64 = 1.5 * 2.0**52
@@ -54,19 +56,19 @@ def _exponent(largest: F32) -> _F64:
     return total
 
 
-def _exponentials(x: F32, n: _F64) -> tuple[_F64, _F64]:
-    """e**x / 2**n as f32 rounds it, and what that rounding took away; both in f64."""
-    t = fma(x, np.float32(float.fromhex("0x1.715476p+0")), _ROUND)
-    whole = t - _ROUND
+def _exponentials(x: F32, n: _F64) -> tuple[F32, F32]:
+    """e**x / 2**n, rounded, and what that rounding took away."""
+    round = f32(_ROUND - n)
+    t = fma(x, np.float32(float.fromhex("0x1.715476p+0")), round)
+    whole = t - round
     r = fma(whole, np.float32(-float.fromhex("0x1.62e43p-1")), x)
     r = fma(whole, np.float32(float.fromhex("0x1.05c61p-29")), r)
     y = _polynomial(r, _EXP[1:])
     high = fma(r, y, np.float32(1))
     low = fma(r, y, np.float32(1) - high)
-    floor = f32(12582912 + n)
-    bits = f32(np.where(t > floor, t, floor)).view(np.int32) - n.astype(np.int32)
-    power = (bits.view(np.uint32) << np.uint32(23)).view(np.float32)
-    return (high * power).astype(np.float64), (low * power).astype(np.float64)
+    bits = f32(np.where(t > _FLOOR, t, _FLOOR)).view(np.uint32)
+    power = (bits << np.uint32(23)).view(np.float32)
+    return high * power, low * power
 
 
 def _lane_sum(terms: _F64) -> _F64:
@@ -87,11 +89,23 @@ def _block_sums(p: F32, q: F32, np_: _F64, nq: _F64) -> tuple[_F64, _F64, _F64, 
     """
     p, q = (f32(np.where(x < _LOWEST, _LOWEST, x)) for x in (p, q))
     high, low = _exponentials(p, np_[..., None])
-    weight = high + low
-    between = weight * (p.astype(np.float64) - q.astype(np.float64))
-    test = _exponentials(q, nq[..., None])[0]
-    sums = tuple(_lane_sum(terms) for terms in (high, test, weight, between))
-    return sums[0], sums[1], sums[2], sums[3]
+    base, other = (x.astype(np.float64) for x in (high, _exponentials(q, nq[..., None])[0]))
+    # The lost parts are summed in f32 over each strip.
+    shape = (*p.shape[:-1], BLOCK // STRIP, STRIP // 16, 16)
+    lost, apart = low.reshape(shape), (p - q).reshape(shape)
+    rest, rest_between = (np.zeros((*shape[:-2], 16), np.float32) for _ in range(2))
+    for i in range(STRIP // 16):
+        rest = rest + lost[..., i, :]
+        rest_between = fma(lost[..., i, :], apart[..., i, :], rest_between)
+    flat = (*p.shape[:-1], -1)
+    sum_p = _lane_sum(base)
+    between = _lane_sum(base * (p.astype(np.float64) - q.astype(np.float64)))
+    return (
+        sum_p,
+        _lane_sum(other),
+        sum_p + _lane_sum(rest.astype(np.float64).reshape(flat)),
+        between + _lane_sum(rest_between.astype(np.float64).reshape(flat)),
+    )
 
 
 def _power(exponent: _F64) -> _F64:
