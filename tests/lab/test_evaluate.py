@@ -12,7 +12,7 @@ import pytest
 from kvant import gguf, models
 from kvant.cli.main import main
 from kvant.errors import FormatError, ModelError, ShapeError
-from kvant.lab.evaluate import evaluate
+from kvant.lab.evaluation import evaluate
 from kvant.lab.kld import KldFile
 from kvant.lab.logit_base import LogitBase
 from kvant.lab.saving import save_base

@@ -70,7 +70,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate or save, and print what was found."""
-    from ..lab.evaluate import evaluate
+    from ..lab.evaluation import evaluate
     from ..lab.saving import save_base
     from .console import bar
 

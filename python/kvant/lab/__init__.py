@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .divergence import Scores, compare_logits, kl_divergence, row_divergence
-    from .evaluate import evaluate
+    from .evaluation import evaluate
     from .kld import KldFile, write_kld
     from .logit_base import LogitBase
     from .metrics import Comparison, Divergence, log_softmax, perplexity
@@ -26,7 +26,7 @@ _HOMES = {
     "compare_logits": "divergence",
     "kl_divergence": "divergence",
     "row_divergence": "divergence",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "save_base": "saving",
     "KldFile": "kld",
     "write_kld": "kld",
@@ -82,6 +82,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    # Importing the submodule `sweep` or `evaluate` has just put a module under the function's name.
+    # Importing the submodule `sweep` has just put a module under the function's name.
     globals()[name] = value
     return value
