@@ -1,4 +1,4 @@
-// exp, the activations and a logarithm, sixteen lanes or one double at a time: additions, products, fma and true division in one
+// exp, activations and a logarithm, sixteen lanes or one double at a time: additions, products, fma and division in one
 // fixed order, so that every ISA and the NumPy twin (reference/ops.py) give the same bits.
 //
 // Errors, in units of the last place of the exact result, over every f32 where the result is normal:
