@@ -18,6 +18,8 @@ using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Positions = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
+using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
 const float* data_or_null(const std::optional<Vector>& v) { return v ? v->data() : nullptr; }
 
 }  // namespace
@@ -66,4 +68,14 @@ void bind_ops(nb::module_& m) {
       nb::arg("x").noconvert(), nb::arg("positions").noconvert(), nb::arg("rotary"), nb::arg("interleaved"),
       nb::arg("theta"), nb::arg("scale"), nb::arg("freq_factors").none().noconvert(), nb::arg("out").noconvert(),
       nb::arg("threads"));
+  m.def(
+      "divergence",
+      [](Rows base, Rows test, Bytes out, int32_t threads) {
+        run("kl_divergence", [&] {
+          return kvant_divergence(base.data(), base.stride(0), test.data(), test.stride(0), int64_t(base.shape(0)),
+                                  int64_t(base.shape(1)), reinterpret_cast<kvant_row_divergence*>(out.data()),
+                                  threads);
+        });
+      },
+      nb::arg("base").noconvert(), nb::arg("test").noconvert(), nb::arg("out").noconvert(), nb::arg("threads"));
 }

@@ -28,6 +28,7 @@ static_assert(int32_t(Code::unsupported_isa) == KVANT_UNSUPPORTED_ISA);
 static_assert(int32_t(Float::f32) == KVANT_F32 && int32_t(Float::f16) == KVANT_F16);
 static_assert(int32_t(Product::int8) == KVANT_PROBE_INT8 && int32_t(Product::f32) == KVANT_PROBE_F32);
 static_assert(sizeof(kvant_row_error) == sizeof(RowError));
+static_assert(sizeof(kvant_row_divergence) == sizeof(RowDivergence));
 static_assert(int32_t(Activation::silu) == KVANT_SILU && int32_t(Activation::relu) == KVANT_RELU);
 
 Status check_importance(const float* importance, int64_t rows, int64_t rows_per_vector) {
@@ -206,6 +207,15 @@ KVANT_EXPORT int32_t kvant_rope(const float* x, int64_t token_stride, int64_t he
                     interleaved, theta,  scale,        freq_factors, out, out_token_stride, out_head_stride};
   KVANT_CHECK(check_rope(job));
   return report(rope(job, threads));
+}
+
+KVANT_EXPORT int32_t kvant_divergence(const float* base, int64_t base_stride, const float* test, int64_t test_stride,
+                                      int64_t rows, int64_t vocab, kvant_row_divergence* out, int32_t threads) {
+  if (rows < 0 || vocab < 1) return fail(Code::bad_shape, "needs logits of at least one token");
+  KVANT_CHECK(check_aligned(base, KVANT_F32));
+  KVANT_CHECK(check_aligned(test, KVANT_F32));
+  return report(divergence({base, base_stride, test, test_stride, rows, vocab, reinterpret_cast<RowDivergence*>(out)},
+                           threads));
 }
 
 KVANT_EXPORT int64_t kvant_scan_strings(const uint8_t* data, int64_t size, int64_t offset, int64_t count,

@@ -281,6 +281,21 @@ int32_t kvant_kv_attend(const kvant_kv_pages* pages, int64_t position, int64_t t
                         int64_t q_token_stride, int64_t q_head_stride, int32_t heads, int64_t window, float scale,
                         const float* sinks, float* out, int32_t threads);
 
+/* ---- quality ---- */
+
+/* Of two rows of logits. */
+typedef struct {
+  double kl;                   /* KL(base || test) of their softmax, nats */
+  double base_lse, test_lse;   /* log of the sum of the exponentials */
+  int64_t base_top, test_top;  /* index of the largest, the first of equals */
+} kvant_row_divergence;
+
+/* Compares rows of `vocab` logits, at least one, strides in elements; fills one struct per row. Equal rows give
+ * exactly 0. -inf in the base counts nothing; in the test alone it makes kl infinite. Logits below -2^20
+ * count as -2^20; a NaN, or a largest logit beyond 2^19 in magnitude, makes its row's lse and kl NaN. */
+int32_t kvant_divergence(const float* base, int64_t base_stride, const float* test, int64_t test_stride,
+                         int64_t rows, int64_t vocab, kvant_row_divergence* out, int32_t threads);
+
 /* ---- files ---- */
 
 /* Walks `count` strings (u64 length, bytes) from `offset` on. Returns the offset behind the last, or

@@ -130,6 +130,13 @@ struct RopeJob {
   const float* sin;
 };
 
+// Of two rows of logits: KL(base || test) in nats, the logs of the sums of their exponentials, and where the first
+// of their largest stands.
+struct RowDivergence {
+  double kl, base_lse, test_lse;
+  int64_t base_top, test_top;
+};
+
 struct OpKernels {
   // weight may be null. eps and scale are rounded to f32 in here, where the rounding mode is known.
   void (*rms_norm)(const RowsJob&, const float* weight, double eps) noexcept;
@@ -144,6 +151,8 @@ struct OpKernels {
   void (*rope_angles)(double position, const double* frequencies, int32_t pairs, bool interleaved, float* cos,
                       float* sin) noexcept;
   void (*rope)(const RopeJob&) noexcept;
+  // count is at least 1.
+  void (*divergence)(const float* base, const float* test, int64_t count, RowDivergence& out) noexcept;
 };
 
 constexpr double kMaxAngle = 1e8;

@@ -1,6 +1,7 @@
 // Fills the table of operations of one ISA. Included by isa/ops.cpp only.
 #pragma once
 
+#include "kernels/divergence.h"
 #include "kernels/ops.h"
 #include "kernels/rope.h"
 
@@ -16,7 +17,8 @@ constexpr OpKernels make_ops() {
           &weighted_sum<V>,
           &rope_frequencies<V>,
           &rope_angles<V>,
-          &rope<V>};
+          &rope<V>,
+          &divergence<V>};
 }
 
 }  // namespace kvant

@@ -1,4 +1,4 @@
-// exp and the activations, sixteen lanes at a time: additions, products, fma and true division in one
+// exp, activations and a logarithm, sixteen lanes or one double at a time: additions, products, fma and division in one
 // fixed order, so that every ISA and the NumPy twin (reference/ops.py) give the same bits.
 //
 // Errors, in units of the last place of the exact result, over every f32 where the result is normal:
@@ -23,19 +23,28 @@ KVANT_INLINE typename V::F polynomial(typename V::F x, const float (&a)[kCount])
   return y;
 }
 
-// e^x for x in [-88.2, 88.6] or NaN; 0 below -126.5 ln 2, infinity above 127.5 ln 2.
-// x = n ln 2 + r, |r| <= ln 2 / 2. Adding 2^23 + 2^22 + 127 rounds x / ln 2 to n and leaves n + 127, the
-// exponent of 2^n, in the low bits: 0 makes it zero, 255 infinity.
+// (e^r - 1) / r for |r| <= ln 2 / 2.
+constexpr float kExpTerms[] = {1.0f,           0x1.fffffcp-2f, 0x1.555492p-3f,
+                               0x1.5558b0p-5f, 0x1.12398ep-7f, 0x1.6a4d62p-10f};
+
+// r of x = n ln 2 + r, |r| <= ln 2 / 2. Adding 2^23 + 2^22 + 127 - N rounds x / ln 2 to n and leaves n - N + 127,
+// the exponent of 2^(n - N), in the low bits of t.
+template <class V>
+KVANT_INLINE typename V::F reduce_exponent(typename V::F x, int N, typename V::F& t) {
+  const auto round = V::splat(12582912.0f + 127.0f - float(N));
+  t = V::fma(x, V::splat(0x1.715476p+0f), round);
+  const auto n = t - round;
+  const auto r = V::fma(n, V::splat(-0x1.62e43p-1f), x);
+  return V::fma(n, V::splat(0x1.05c61p-29f), r);
+}
+
+// e^x for x in [-88.2, 88.6] or NaN; 0 below -126.5 ln 2, infinity above 127.5 ln 2: an exponent of 0 makes
+// zero, 255 infinity.
 template <class V>
 KVANT_INLINE typename V::F exp_inside(typename V::F x) {
-  constexpr float kRound = 12582912.0f + 127.0f;
-  constexpr float kTerms[] = {1.0f,          1.0f,          0x1.fffffcp-2f, 0x1.555492p-3f,
-                              0x1.5558b0p-5f, 0x1.12398ep-7f, 0x1.6a4d62p-10f};
-  const auto t = V::fma(x, V::splat(0x1.715476p+0f), V::splat(kRound));
-  const auto n = t - V::splat(kRound);
-  auto r = V::fma(n, V::splat(-0x1.62e43p-1f), x);
-  r = V::fma(n, V::splat(0x1.05c61p-29f), r);
-  return polynomial<V>(r, kTerms) * V::from_bits(V::bits(t).template shl<23>());
+  typename V::F t;
+  const auto r = reduce_exponent<V>(x, 0, t);
+  return V::fma(r, polynomial<V>(r, kExpTerms), V::splat(1.0f)) * V::from_bits(V::bits(t).template shl<23>());
 }
 
 // For x <= 0 or NaN. The bound is the first argument so that a NaN is kept.
@@ -47,6 +56,31 @@ KVANT_INLINE typename V::F exp_nonpositive(typename V::F x) {
 template <class V>
 KVANT_INLINE typename V::F exp(typename V::F x) {
   return exp_inside<V>(V::min(V::splat(88.6f), V::max(V::splat(-88.2f), x)));
+}
+
+// Adding it rounds to a whole number, which then stands in the low bits.
+constexpr double kRound64 = 0x1.8p52;
+
+template <int kCount>
+KVANT_INLINE double polynomial64(double x, const double (&a)[kCount]) {
+  double y = a[kCount - 1];
+  for (int i = kCount - 2; i >= 0; --i) y = y * x + a[i];
+  return y;
+}
+
+// x is a positive normal number. log(2^e m) = e ln 2 + 2 atanh((m - 1) / (m + 1)), sqrt(1/2) <= m < sqrt(2).
+KVANT_INLINE double log64(double x) {
+  constexpr double kTerms[] = {1.0,        1.0 / 3.0,  1.0 / 5.0,  1.0 / 7.0,  1.0 / 9.0,  1.0 / 11.0,
+                               1.0 / 13.0, 1.0 / 15.0, 1.0 / 17.0, 1.0 / 19.0, 1.0 / 21.0, 1.0 / 23.0};
+  const auto word = __builtin_bit_cast(uint64_t, x);
+  int exponent = int(word >> 52) - 1023;
+  double m = __builtin_bit_cast(double, (word & 0xfffffffffffffu) | 0x3ff0000000000000u);
+  if (m >= 0x1.6a09e667f3bcdp+0) {
+    m = m * 0.5;
+    ++exponent;
+  }
+  const double s = (m - 1.0) / (m + 1.0);
+  return double(exponent) * 0x1.62e42fefa39efp-1 + (s + s) * polynomial64(s * s, kTerms);
 }
 
 struct Silu {

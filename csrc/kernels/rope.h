@@ -8,31 +8,6 @@
 
 namespace kvant {
 
-// Adding it rounds to a whole number, which then stands in the low bits.
-constexpr double kRound64 = 0x1.8p52;
-
-template <int kCount>
-KVANT_INLINE double polynomial64(double x, const double (&a)[kCount]) {
-  double y = a[kCount - 1];
-  for (int i = kCount - 2; i >= 0; --i) y = y * x + a[i];
-  return y;
-}
-
-// x >= 1 and finite. log(2^e m) = e ln 2 + 2 atanh((m - 1) / (m + 1)), sqrt(1/2) <= m < sqrt(2).
-KVANT_INLINE double log64(double x) {
-  constexpr double kTerms[] = {1.0,        1.0 / 3.0,  1.0 / 5.0,  1.0 / 7.0,  1.0 / 9.0,  1.0 / 11.0,
-                               1.0 / 13.0, 1.0 / 15.0, 1.0 / 17.0, 1.0 / 19.0, 1.0 / 21.0, 1.0 / 23.0};
-  const auto word = __builtin_bit_cast(uint64_t, x);
-  int exponent = int(word >> 52) - 1023;
-  double m = __builtin_bit_cast(double, (word & 0xfffffffffffffu) | 0x3ff0000000000000u);
-  if (m >= 0x1.6a09e667f3bcdp+0) {
-    m = m * 0.5;
-    ++exponent;
-  }
-  const double s = (m - 1.0) / (m + 1.0);
-  return double(exponent) * 0x1.62e42fefa39efp-1 + (s + s) * polynomial64(s * s, kTerms);
-}
-
 // x in [-709, 0]: x = n ln 2 + r, then a Taylor series; 0 below 2^-1022.
 KVANT_INLINE double exp64(double x) {
   constexpr double kRound = kRound64 + 1023.0;

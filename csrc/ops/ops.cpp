@@ -98,4 +98,17 @@ Status rope(const Rope& all, int limit) {
   return {};
 }
 
+Status divergence(const Divergence& all, int limit) {
+  const Kernels* k;
+  if (const Status s = current_kernels(k); !s.ok()) return s;
+  const int64_t step = at_least_one(kTaskElements / all.vocab);
+  parallel_for((all.rows + step - 1) / step, limit, [&](int64_t i) {
+    const int64_t last = (i + 1) * step < all.rows ? (i + 1) * step : all.rows;
+    for (int64_t row = i * step; row < last; ++row) {
+      k->ops->divergence(all.base + row * all.base_stride, all.test + row * all.test_stride, all.vocab, all.out[row]);
+    }
+  });
+  return {};
+}
+
 }  // namespace kvant

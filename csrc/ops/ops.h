@@ -34,4 +34,16 @@ struct Rope {
 
 Status rope(const Rope& job, int limit);
 
+// Rows of `vocab` logits, strides in floats; vocab is at least 1.
+struct Divergence {
+  const float* base;
+  int64_t base_stride;
+  const float* test;
+  int64_t test_stride;
+  int64_t rows, vocab;
+  RowDivergence* out;
+};
+
+Status divergence(const Divergence& job, int limit);
+
 }  // namespace kvant

@@ -66,6 +66,7 @@ import ctypes, mmap, sys
 import numpy as np, kvant
 from blocks import NAMES, cols_of, random_rows
 from distributions import distribution, importance, wild
+from kvant.lab import kl_divergence
 from kvant.reference import FORMATS
 
 PAGE = mmap.PAGESIZE
@@ -146,6 +147,7 @@ for isa in kvant.isa.available():
             kvant.rms_norm(x, fence(x[0], at_end), out=out)
             kvant.softmax(x, out=out)
             kvant.activation_mul(x, y, "gelu", out=out)
+            kl_divergence(x, y)
             for style in ("half", "interleaved"):
                 places = fence(np.arange(3), at_end)
                 factors = fence(np.ones(cols // 2, np.float32), at_end)

@@ -12,6 +12,7 @@ from blocks import ENCODED, NAMES, cols_of, random_rows
 
 import kvant
 from distributions import distribution, importance, wild
+from kvant.lab.divergence import row_divergence
 
 DEFAULT = 0x1F80
 FLUSH = DEFAULT | 0x8040  # results and operands that are denormal count as zero
@@ -111,6 +112,7 @@ def test_operations_and_the_mode(mxcsr, isa, threads, mode):
         for name in ("silu", "gelu", "gelu_tanh"):
             yield kvant.activation_mul(x, x, name, threads=threads)
         yield kvant.rope(heads, np.arange(40) * 1001, scale=0.3, threads=threads)
+        yield np.concatenate(row_divergence(x, x[::-1].copy(), threads=threads))
 
     wanted = [y.tobytes() for y in run()]
     mxcsr.set(mode)

@@ -21,6 +21,7 @@ COMMANDS = (
     "quantize",
     "optimize",
     "sweep",
+    "eval",
     "convert",
     "bench",
     "plan",
@@ -45,6 +46,7 @@ examples:
   kvant optimize model.gguf --target-bpw 4.25 --text book.txt -o mix.gguf
   kvant sweep model.gguf --formats Q8_0,Q4_K_M,IQ4_XS,nvfp4 --text book.txt --out report
   kvant plan "Qwen3.5 27B" --device "RTX 4090"
+  kvant eval small.gguf --base model.gguf --text book.txt
   kvant bench bandwidth compute
   kvant demo
 

@@ -1,7 +1,7 @@
 """The quality lab: how much a model's predictions change when its weights are quantized.
 
-`sweep` needs the decoder of `kvant.models`; `metrics` works on any logits. The names are imported
-when they are first used, so that `kvant.lab.metrics` does not load matplotlib.
+`sweep` and `evaluate` need the decoder of `kvant.models`; all else works on any logits. The names
+are imported when they are first used, so that the metrics do not load matplotlib.
 """
 
 from __future__ import annotations
@@ -11,20 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .collect import collect_imatrix
-    from .metrics import Comparison, Divergence, kl_divergence, log_softmax, perplexity
+    from .divergence import Scores, compare_logits, kl_divergence, row_divergence
+    from .evaluation import evaluate
+    from .kld import KldFile, write_kld
+    from .logit_base import LogitBase
+    from .metrics import Comparison, Divergence, log_softmax, perplexity
     from .optimize import Plan, optimize
     from .report import print_table, write_report
     from .result import SweepResult, SweepRow, pareto
-    from .scoring import BaseLogits, Window, sample_windows, score, windows
+    from .saving import save_base
+    from .scoring import BaseLogits, LiveBase, Window, sample_windows, score, windows
     from .sensitivity import Sensitivity, sensitivity
     from .study import Study, measured
     from .sweep import sweep
 
 _HOMES = {
     "collect_imatrix": "collect",
+    "Scores": "divergence",
+    "compare_logits": "divergence",
+    "kl_divergence": "divergence",
+    "row_divergence": "divergence",
+    "evaluate": "evaluation",
+    "save_base": "saving",
+    "KldFile": "kld",
+    "write_kld": "kld",
+    "LogitBase": "logit_base",
     "Comparison": "metrics",
     "Divergence": "metrics",
-    "kl_divergence": "metrics",
     "log_softmax": "metrics",
     "perplexity": "metrics",
     "print_table": "report",
@@ -33,6 +46,7 @@ _HOMES = {
     "SweepRow": "result",
     "pareto": "result",
     "BaseLogits": "scoring",
+    "LiveBase": "scoring",
     "Window": "scoring",
     "sample_windows": "scoring",
     "score": "scoring",
@@ -50,13 +64,19 @@ __all__ = [
     "BaseLogits",
     "Comparison",
     "Divergence",
+    "KldFile",
+    "LiveBase",
+    "LogitBase",
     "Plan",
+    "Scores",
     "Sensitivity",
     "Study",
     "SweepResult",
     "SweepRow",
     "Window",
     "collect_imatrix",
+    "compare_logits",
+    "evaluate",
     "kl_divergence",
     "log_softmax",
     "measured",
@@ -64,11 +84,14 @@ __all__ = [
     "pareto",
     "perplexity",
     "print_table",
+    "row_divergence",
     "sample_windows",
+    "save_base",
     "score",
     "sensitivity",
     "sweep",
     "windows",
+    "write_kld",
     "write_report",
 ]
 

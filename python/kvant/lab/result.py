@@ -9,7 +9,7 @@ from typing import Any
 
 from .metrics import Divergence
 
-__all__ = ["SweepResult", "SweepRow", "pareto"]
+__all__ = ["SweepResult", "SweepRow", "pareto", "plain"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SweepResult:
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; numbers that JSON has no word for become null."""
         front = {row.name for row in pareto(self.tested)}
-        rows = [{**_plain(asdict(row)), "pareto": row.name in front} for row in self.rows]
+        rows = [{**plain(asdict(row)), "pareto": row.name in front} for row in self.rows]
         return {"kind": "kvant.sweep", "version": 1, **asdict(self), "rows": rows}
 
 
@@ -73,9 +73,10 @@ def pareto(rows: Iterable[SweepRow]) -> list[SweepRow]:
     return front
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The same with NaN and infinities made None, for JSON."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

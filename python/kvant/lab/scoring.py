@@ -18,18 +18,24 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import Error, ShapeError
-from .metrics import F32, I64, Comparison, Divergence
+from .divergence import F32, I64, Scores, compare_logits
+from .metrics import Comparison, Divergence
 from .workers import in_order
 
 __all__ = [
     "DEFAULT_TOKENS",
+    "Base",
     "BaseLogits",
+    "LiveBase",
     "LogitModel",
     "Window",
     "model_texts",
     "sample_windows",
     "score",
+    "scored_hidden",
+    "scored_logits",
     "windows",
+    "with_bos",
 ]
 
 DEFAULT_TOKENS = 8192
@@ -102,10 +108,11 @@ def windows(
         raise ShapeError(f"[windows] expected at least {ctx} tokens of text, got {ids.size}")
     if max_tokens is not None:
         count = max(1, min(count, max_tokens // ctx))
-    return [Window(_with_bos(ids[i * ctx : (i + 1) * ctx], bos), ctx // 2) for i in range(count)]
+    return [Window(with_bos(ids[i * ctx : (i + 1) * ctx], bos), ctx // 2) for i in range(count)]
 
 
-def _with_bos(ids: I64, bos: int | None) -> I64:
+def with_bos(ids: I64, bos: int | None) -> I64:
+    """A copy of a window's tokens whose first is `bos`, if there is one."""
     ids = ids.copy()
     if bos is not None:
         ids[0] = bos
@@ -194,6 +201,30 @@ def model_texts(
     return made, text.name if isinstance(text, Path) else "given by the caller"
 
 
+class Base(Protocol):
+    """A base model's predictions, however they are kept."""
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The text that both models read."""
+
+    def compare(self, index: int, test: F32) -> Scores:
+        """Score a test model's logits at the scored positions of a window."""
+
+
+class LiveBase:
+    """A base model that is run beside the test model; nothing is kept."""
+
+    def __init__(self, model: LogitModel, texts: Sequence[Window]) -> None:
+        self.windows = tuple(texts)
+        self._model = model
+
+    def compare(self, index: int, test: F32) -> Scores:
+        """Run the base model over a window and compare."""
+        window = self.windows[index]
+        return compare_logits(scored_logits(self._model, window), test, window.targets)
+
+
 class BaseLogits:
     """The base model's logits at all scored positions, computed once and kept for every test model.
 
@@ -238,6 +269,11 @@ class BaseLogits:
         for index, window in enumerate(self.windows):
             yield window, self._store[self._starts[index] : self._starts[index + 1]]
 
+    def compare(self, index: int, test: F32) -> Scores:
+        """Score a test model's logits of a window."""
+        rows = self._store[self._starts[index] : self._starts[index + 1]]
+        return compare_logits(rows, test, self.windows[index].targets)
+
     def close(self) -> None:
         """Give the memory, or the temporary file, back."""
         self._store = np.empty((0, 0), np.float32)
@@ -250,13 +286,32 @@ class BaseLogits:
 
 
 def scored_logits(model: LogitModel, window: Window) -> F32:
-    """The model's logits at the scored positions of a window, [len(targets), vocab]."""
-    logits = np.asarray(model.logits(window.tokens), dtype=np.float32)
-    if logits.ndim != 2 or logits.shape[0] != len(window.tokens):
+    """The model's logits at the scored positions of a window, [len(targets), vocab].
+
+    A model with `hidden` and `head` computes no others.
+    """
+    if hasattr(model, "hidden") and hasattr(model, "head"):
+        return _finite(model.head(scored_hidden(model, window)))
+    return _finite(_rows(model.logits(window.tokens), window))
+
+
+def scored_hidden(model: Any, window: Window) -> F32:
+    """The model's final hidden states at the scored positions, [len(targets), width]."""
+    return _rows(model.hidden(window.tokens), window)
+
+
+def _rows(found: Any, window: Window) -> F32:
+    array = np.asarray(found, dtype=np.float32)
+    if array.ndim != 2 or array.shape[0] != len(window.tokens):
         raise ShapeError(
-            f"[score] expected logits of {len(window.tokens)} tokens, got shape {logits.shape}"
+            f"[score] expected logits of {len(window.tokens)} tokens, got shape {array.shape}"
         )
-    rows: F32 = logits[window.scored]
+    rows: F32 = array[window.scored]
+    return rows
+
+
+def _finite(logits: Any) -> F32:
+    rows: F32 = np.asarray(logits, dtype=np.float32)
     if not np.isfinite(rows).all():
         raise Error("[score] expected finite logits, got NaN or infinity")
     return rows
@@ -264,7 +319,7 @@ def scored_logits(model: LogitModel, window: Window) -> F32:
 
 def score(
     model: LogitModel,
-    base: BaseLogits,
+    base: Base,
     *,
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
@@ -274,7 +329,7 @@ def score(
     Parameters
     ----------
     model : anything with `logits`
-    base : BaseLogits
+    base : BaseLogits, LiveBase, LogitBase or KldFile
     executor : Executor or None
         Runs windows side by side; the result is the same. See `kvant.lab.workers`.
     progress : callable or None
@@ -289,9 +344,17 @@ def score(
     (3, 5.0, 0.0)
     """
     scores = Comparison()
-    made = in_order(executor, lambda window: scored_logits(model, window), base.windows)
-    for index, ((window, rows), test) in enumerate(zip(base, made, strict=True)):
-        scores.update(rows, test, window.targets)
+    for done, found in enumerate(scored(model, base, executor)):
+        scores.add(found)
         if progress is not None:
-            progress(index + 1)
+            progress(done + 1)
     return scores.result()
+
+
+def scored(model: LogitModel, base: Base, executor: Executor | None) -> Iterator[Scores]:
+    """The scores of each window in turn."""
+
+    def one(index: int) -> Scores:
+        return base.compare(index, scored_logits(model, base.windows[index]))
+
+    return in_order(executor, one, range(len(base.windows)))
