@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from kvant import gguf
+from kvant import gguf, models
 from kvant.formats import format_info
 from kvant.imatrix import Imatrix
+from kvant.lab import collect_imatrix, windows
 from kvant.qtensor import QTensor
 from kvant.quantize_file import importance_of, quantize_file
 from kvant.recipes import Recipe, TensorInfo, plan, recipe, recipes
@@ -264,3 +265,118 @@ def test_types_agree_on_many_architectures(shape: tuple[Any, ...], tmp_path: Pat
             assert list(got.items()) == list(expected.items()), chosen.name
             compared += 1
     assert compared >= 20
+
+
+class _Tensor(ctypes.Structure):
+    """The head of ggml's tensor."""
+
+
+_Tensor._fields_ = [
+    ("type", ctypes.c_int32),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * 4),
+    ("nb", ctypes.c_size_t * 4),
+    ("op", ctypes.c_int32),
+    ("op_params", ctypes.c_int32 * 16),
+    ("flags", ctypes.c_int32),
+    ("src", ctypes.POINTER(_Tensor) * 10),
+    ("view_src", ctypes.c_void_p),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * 64),
+]
+
+
+def _array(tensor: _Tensor, dtype: type) -> np.ndarray[Any, Any]:
+    """A tensor in the processor's memory, last axis contiguous, in NumPy order."""
+    shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
+    extent = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 4
+    raw = (ctypes.c_char * extent).from_address(tensor.data)
+    return np.ndarray(shape, dtype, raw, strides=strides).copy()
+
+
+def llama_statistics(path: Path, texts: Sequence[Any]) -> dict[str, list[Any]]:
+    """Sums of squares and counts of what multiplies each weight while llama.cpp runs."""
+    found: dict[str, list[Any]] = {}
+
+    def look(address: int, ask: bool, data: Any) -> bool:
+        node = ctypes.cast(address, ctypes.POINTER(_Tensor)).contents
+        if not node.src[0] or not node.src[1]:
+            return False
+        name = node.src[0].contents.name.decode()
+        x = node.src[1].contents
+        if not (name.startswith("blk.") and name.endswith(".weight")) or x.type != 0:
+            return False
+        if not tuple(node.src[0].contents.ne)[1] > 1:
+            return False
+        if ask:
+            return True
+        rows = _array(x, np.float32).astype(np.float64)[0]
+        if node.src[2]:
+            ids = _array(node.src[2].contents, np.int32)[0, 0]
+            experts = int(tuple(node.src[0].contents.ne)[2])
+            rows = np.broadcast_to(rows, (*ids.shape, rows.shape[-1]))
+            squares = np.zeros((experts, rows.shape[-1]))
+            np.add.at(squares, ids, rows * rows)
+            counts = np.bincount(ids.ravel(), minlength=experts)
+        else:
+            flat = rows.reshape(-1, rows.shape[-1])
+            squares, counts = (flat * flat).sum(axis=0)[None], np.array([len(flat)])
+        if name in found:
+            found[name][0] += squares
+            found[name][1] += counts
+        else:
+            found[name] = [squares, counts]
+        return True
+
+    options = llama.llama_model_default_params()
+    options.use_extra_bufts = False
+    model = llama.llama_model_load_from_file(str(path).encode(), options)
+    params = llama.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = 512
+    params.n_threads = params.n_threads_batch = 2
+    kept = llama.llama_cpp.ggml_backend_sched_eval_callback(look)
+    params.cb_eval = kept
+    context = llama.llama_init_from_model(model, params)
+    try:
+        for text in texts:
+            llama.llama_memory_clear(llama.llama_get_memory(context), True)
+            batch = llama.llama_batch_init(len(text.tokens), 0, 1)
+            batch.n_tokens = len(text.tokens)
+            for i, token in enumerate(text.tokens):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i] = int(token), i, 1
+                # All logits, or the last layer would see the last token only.
+                batch.seq_id[i][0], batch.logits[i] = 0, True
+            assert llama.llama_decode(context, batch) == 0
+            llama.llama_batch_free(batch)
+    finally:
+        llama.llama_free(context)
+        llama.llama_model_free(model)
+    return found
+
+
+def test_importance_matrices_are_those_of_llama_cpp(tmp_path: Path) -> None:
+    source = Path(__file__).resolve().parents[2] / "examples/models/tiny-moe/model.gguf"
+    # In f32, because llama.cpp rounds what multiplies bf16 to bf16.
+    path = tmp_path / "tiny.gguf"
+    with gguf.open(source) as file:
+        tensors = {
+            name: t.dequantize() if isinstance(t, QTensor) else t
+            for name, t in file.tensors.items()
+        }
+        gguf.write(path, dict(file.metadata), tensors)
+    model = models.load(path)
+    text = "It was a cold morning, and the wind from the moor was sharp. " * 60
+    texts = windows(model.tokenizer.encode(text), 256, bos=0)[:3]
+    expected = llama_statistics(path, texts)
+    matrix = collect_imatrix(model, texts)
+    assert set(expected) == set(matrix)
+    for name, (squares, counts) in expected.items():
+        assert np.array_equal(matrix.counts(name), counts), name
+        importance = matrix.importance(name, squares.shape[-1])
+        assert importance is not None
+        mean = squares / np.maximum(counts, 1)[:, None]
+        seen = counts > 0
+        np.testing.assert_allclose(
+            importance.reshape(mean.shape)[seen], mean[seen], rtol=1e-3, err_msg=name
+        )
