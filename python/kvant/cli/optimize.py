@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..lab.optimize import Plan
+    from ..lab.mix import Plan
 
 __all__ = ["add", "run"]
 
@@ -18,7 +18,7 @@ _HELP = "choose a format for every tensor: least loss at a size, or smallest at 
 
 def add(commands: Any) -> None:
     """Add this command to the program."""
-    from ..lab.sensitivity import DEFAULT_FORMATS
+    from ..lab.costs import DEFAULT_FORMATS
     from .console import byte_count, positive
 
     parser = commands.add_parser("optimize", help=_HELP, description=_HELP)
@@ -65,9 +65,9 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, choose, print, write."""
     from .. import models
-    from ..lab.optimize import optimize
+    from ..lab.costs import sensitivity
+    from ..lab.mix import optimize
     from ..lab.scoring import model_texts
-    from ..lab.sensitivity import sensitivity
     from ..lab.study import Study, bench_of
     from .console import bar, console
 

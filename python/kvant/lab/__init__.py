@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .collect import collect_imatrix
+    from .costs import Sensitivity, sensitivity
     from .divergence import Scores, compare_logits, kl_divergence, row_divergence
     from .evaluation import evaluate
     from .kld import KldFile, write_kld
     from .logit_base import LogitBase
     from .metrics import Comparison, Divergence, log_softmax, perplexity
-    from .optimize import Plan, optimize
+    from .mix import Plan, optimize
     from .report import print_table, write_report
     from .result import SweepResult, SweepRow, pareto
     from .saving import save_base
     from .scoring import BaseLogits, LiveBase, Window, sample_windows, score, windows
-    from .sensitivity import Sensitivity, sensitivity
     from .study import Study, measured
     from .sweep import sweep
 
@@ -51,10 +51,10 @@ _HOMES = {
     "sample_windows": "scoring",
     "score": "scoring",
     "windows": "scoring",
-    "Plan": "optimize",
-    "optimize": "optimize",
-    "Sensitivity": "sensitivity",
-    "sensitivity": "sensitivity",
+    "Plan": "mix",
+    "optimize": "mix",
+    "Sensitivity": "costs",
+    "sensitivity": "costs",
     "Study": "study",
     "measured": "study",
     "sweep": "sweep",

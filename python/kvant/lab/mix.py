@@ -13,8 +13,8 @@ from ..errors import ShapeError
 from ..imatrix import Imatrix
 from ..quantize_file import QuantizeSummary, quantize_file
 from .assign import Assignment, Choice, assign, smallest, total
+from .costs import Sensitivity
 from .metrics import Divergence
-from .sensitivity import Sensitivity
 from .study import Study, measured
 
 __all__ = ["Plan", "optimize"]
