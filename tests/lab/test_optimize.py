@@ -131,7 +131,7 @@ def test_the_command(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 10)
     out = tmp_path / "mix.gguf"
-    words = ["optimize", study.model, "--text", str(text), "--formats", "q2_k,q4_k,q8_0"]
+    words = ["optimize", study.model, "--text", str(text)]
     size = 1_000_000
     assert main([*words, "--target-size", f"{size}", "-o", str(out)]) == 0
     shown = capsys.readouterr().out
