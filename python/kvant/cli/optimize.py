@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         update("choosing", 0, 1)
         target = args.target_size
         if target is not None:
-            target -= _header_bytes(bench_of(study).file)
+            target = max(1, target - _header_bytes(bench_of(study).file))
         plan = optimize(
             found,
             target_bytes=target,
