@@ -53,6 +53,11 @@ def test_costs_are_measured_where_they_were_run(study: Study, found: Sensitivity
         # The middle one is the run that the estimates hang on.
         assert middle.cost == pytest.approx(every.choices[name][1].cost)
         assert small.cost > middle.cost > large.cost >= 0
+    for name in ("blk.0.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"):
+        for choice in found.choices[name]:
+            shares = found.experts[name][choice.format]
+            assert shares.shape == (4,)
+            assert shares.sum() == pytest.approx(choice.cost)
 
 
 def test_a_plan_fits_its_target_and_is_written(

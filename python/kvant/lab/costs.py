@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from ..recipes import TensorInfo, fitting, may_quantize
 from .assign import Choice
 from .collect import collect_imatrix
 from .study import Bench, Study, bench_of, measured
+
+Floats = npt.NDArray[np.float64]
 
 __all__ = ["DEFAULT_FORMATS", "Sensitivity", "sensitivity"]
 
@@ -42,12 +44,16 @@ class Sensitivity:
         Numbers in all tensors.
     runs
         Models that were measured for it.
+    experts
+        Shares of each expert in the estimated cost, f64 [experts] by tensor and format, for tensors
+        that hold experts; a file has one format for all of them.
     """
 
     choices: Mapping[str, list[Choice]]
     fixed_bytes: int
     weights: int
     runs: int
+    experts: Mapping[str, dict[str, Floats]] = field(default_factory=dict)
 
 
 def sensitivity(
@@ -100,18 +106,21 @@ def sensitivity(
     )
     for run, divergence in zip(runs, found, strict=True):
         costs[run] = divergence.kl_mean
+    experts: dict[str, dict[str, Floats]] = {}
     if measure == "one":
         matrix = collect_imatrix(bench.model, bench.texts, output=True)
         for done, (name, reference) in enumerate(runs, 1):
-            costs |= _estimated(
-                bench, matrix, name, wanted[name], reference, costs[name, reference]
-            )
+            cost = costs[name, reference]
+            parts = _estimated(bench, matrix, name, wanted[name], reference, cost)
+            costs |= {(name, format): float(part.sum()) for format, part in parts.items()}
+            if len(parts[reference]) > 1:
+                experts[name] = parts
             report("estimating formats", len(runs) + done, steps)
     choices = {
         name: [Choice(f, _nbytes(bench, name, f), costs[name, f]) for f in given]
         for name, given in wanted.items()
     }
-    return Sensitivity(choices, fixed, weights, len(runs))
+    return Sensitivity(choices, fixed, weights, len(runs), experts)
 
 
 def _tensors(bench: Bench, formats: Sequence[str]) -> tuple[dict[str, list[str]], int, int]:
@@ -145,18 +154,20 @@ def _reference(bench: Bench, name: str, formats: list[str]) -> str:
 
 def _estimated(
     bench: Bench, matrix: Imatrix, name: str, formats: list[str], reference: str, cost: float
-) -> dict[tuple[str, str], float]:
+) -> dict[str, Floats]:
+    """Costs by format, for each expert or the one matrix there is."""
     values = bench.values(name)
     weight = _column_weights(matrix, name, values.shape)
     error = {
         format: _weighted_error(values, bench.tensor(name, format).dequantize(), weight)
         for format in formats
     }
-    factor = cost / error[reference] if error[reference] else 0.0
-    return {(name, format): factor * error[format] for format in formats}
+    whole = float(error[reference].sum())
+    factor = cost / whole if whole else 0.0
+    return {format: factor * error[format] for format in formats}
 
 
-def _column_weights(matrix: Imatrix, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _column_weights(matrix: Imatrix, name: str, shape: tuple[int, ...]) -> Floats:
     """Mean squares of activations by column; those of an expert count as often as it was chosen."""
     mean = matrix.importance(name, shape[-1])
     if mean is None:
@@ -165,7 +176,7 @@ def _column_weights(matrix: Imatrix, name: str, shape: tuple[int, ...]) -> npt.N
     return np.asarray(mean, np.float64) * _use(matrix, name)
 
 
-def _use(matrix: Imatrix, name: str) -> npt.NDArray[np.float64]:
+def _use(matrix: Imatrix, name: str) -> Floats:
     counts = matrix.counts(name).astype(np.float64)
     return counts[:, None] / counts.max() if len(counts) > 1 else np.ones(1)
 
@@ -173,9 +184,10 @@ def _use(matrix: Imatrix, name: str) -> npt.NDArray[np.float64]:
 def _weighted_error(
     values: npt.NDArray[np.float32],
     decoded: npt.NDArray[np.float32],
-    weight: npt.NDArray[np.float64],
-) -> float:
+    weight: Floats,
+) -> Floats:
+    """Sums over the rows and columns of each matrix, [matrices]."""
     change = decoded - values
     change *= change
     by_column = change.sum(axis=-2, dtype=np.float64)
-    return float((by_column * weight).sum())
+    return np.atleast_1d((by_column * weight).sum(axis=-1))
