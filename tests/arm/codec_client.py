@@ -145,3 +145,20 @@ class Server:
 
     def rope(self, x: NDArray[np.float32], positions: NDArray[np.int64], interleaved: bool) -> Any:
         return self.floats(11, x, positions.tobytes() + x.tobytes(), int(interleaved))
+
+    def attend(
+        self, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], dtype: str
+    ) -> Any:
+        """One key head, k and v [S, D]; q [T, heads, D]. Window 70, scale 0.25."""
+        payload = k.tobytes() + v.tobytes() + q.tobytes()
+        tokens, heads, dim = q.shape
+        code, out = self.call(12, payload, int(dtype == "f16"), len(k), dim, tokens, heads)
+        assert code == 0
+        return np.frombuffer(out, np.float32).reshape(q.shape)
+
+    def divergence(self, base: NDArray[np.float32], test: NDArray[np.float32]) -> Any:
+        """Of each row: kl, base_lse, test_lse, base_top, test_top."""
+        code, out = self.call(13, base.tobytes() + test.tobytes(), 0, *base.shape)
+        assert code == 0
+        kinds = [("kl", "<f8"), ("base_lse", "<f8"), ("test_lse", "<f8")]
+        return np.frombuffer(out, [*kinds, ("base_top", "<i8"), ("test_top", "<i8")])

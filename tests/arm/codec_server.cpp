@@ -8,6 +8,8 @@
 //      7 multiply x_rows rows of f32, the weights behind them; option: 1 packed, 2 f32 activations
 //      8 rms_norm (weight behind x), 9 softmax of half of x, 10 activation `format` of gates times up behind them,
 //      11 rope of one head per row (positions before x; interleaved when `format` is 1)
+//      12 attention of the last x_rows of `rows` tokens, `option` heads of `cols` reading one: k, v, q; `format` 0 f32, 1 f16
+//      13 divergence of rows from those behind them
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -86,12 +88,36 @@ void transform(const Request& r, const Memory& in) {
   reply(code, out.data(), out.size());
 }
 
+void attend(const Request& r, const Memory& in) {
+  const int64_t size = r.rows * r.cols, before = r.rows - r.x_rows, pages = (r.rows + 63) / 64;
+  const int64_t number = r.format == KVANT_F32 ? 4 : 2, width = (r.cols + 15) / 16 * 16;
+  const float *k = in.floats(), *v = k + size, *q = v + size;
+  const Memory keys(pages * 64 * r.cols * number), values(pages * 64 * width * number);
+  const Memory out(r.x_rows * r.option * r.cols * 4);
+  const kvant_kv_pages cache = {keys.data(), values.data(), int32_t(r.format), 1, int32_t(r.cols), int32_t(r.cols), pages};
+  int32_t code = kvant_kv_append(&cache, 0, r.rows, k, r.cols, r.cols, v, r.cols, r.cols, kThreads);
+  if (code == KVANT_OK) {
+    code = kvant_kv_attend(&cache, before, r.x_rows, q, r.option * r.cols, r.cols, int32_t(r.option), 70, 0.25f, nullptr,
+                           out.floats(), kThreads);
+  }
+  reply(code, out.data(), out.size());
+}
+
+void diverge(const Request& r, const Memory& in) {
+  const Memory out(r.rows * int64_t(sizeof(kvant_row_divergence)));
+  const int32_t code = kvant_divergence(in.floats(), r.cols, in.floats() + r.rows * r.cols, r.cols, r.rows, r.cols,
+                                        reinterpret_cast<kvant_row_divergence*>(out.data()), kThreads);
+  reply(code, out.data(), out.size());
+}
+
 void serve(const Request& r, const Memory& in) {
   const auto format = int32_t(r.format);
   if (r.op == 0) return list_isas();
   if (r.op == 1) {
     return reply(kvant_isa_use(std::string(reinterpret_cast<const char*>(in.data()), size_t(r.bytes)).c_str()), nullptr, 0);
   }
+  if (r.op == 12) return attend(r, in);
+  if (r.op == 13) return diverge(r, in);
   if (r.op >= 8) return transform(r, in);
   kvant_format info = {};
   if (kvant_format_info(format, &info) != KVANT_OK) return reply(KVANT_BAD_FORMAT, nullptr, 0);

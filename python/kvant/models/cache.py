@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvant import _core
-from kvant.arrays import empty, float_dtype
+from kvant.arrays import checked_out, empty, f32_array, f32_vector, float_dtype
 from kvant.errors import ShapeError
 
 __all__ = ["BATCH_TOKENS", "PAGE_TOKENS", "Cache", "layer_tokens"]
@@ -103,6 +103,7 @@ class Cache:
 
         They are rounded to the cache's type and stand at `length` and after it.
         """
+        k, v = f32_array("append", "keys", k), f32_array("append", "values", v)
         if k.shape[1:] != (self.kv_heads, self.head_dim):
             raise ShapeError(
                 f"[append] expected keys [T, {self.kv_heads}, {self.head_dim}], got {k.shape}"
@@ -153,18 +154,19 @@ class Cache:
         ShapeError
             A shape does not fit.
         """
+        q = f32_array("attend", "q", q)
         if q.ndim != 3 or q.shape[1] % self.kv_heads or q.shape[2] != self.head_dim:
             raise ShapeError(
                 f"[attend] expected q [T, a multiple of {self.kv_heads}, {self.head_dim}], "
                 f"got {q.shape}"
             )
-        if sinks is not None and sinks.shape != (q.shape[1],):
-            raise ShapeError(f"[attend] expected sinks ({q.shape[1]},), got {sinks.shape}")
+        if sinks is not None:
+            sinks = f32_vector("attend", "sinks", sinks, q.shape[1])
         shape = (*q.shape[:2], self.value_dim)
         if out is None:
             out = np.empty(shape, np.float32)
-        elif out.shape != shape:
-            raise ShapeError(f"[attend] expected out {shape}, got {out.shape}")
+        else:
+            checked_out("attend", out, shape, q.dtype)
         own = self._layers[layer]
         reach = _NO_WINDOW if own.window is None else own.window
         place = self.length - own.first
