@@ -22,7 +22,6 @@ def settings() -> dict[str, dict[str, Any]]:
         return {}
     return {
         "repacked": {"load_mode": 0, "use_extra_bufts": True},
-        "in memory": {"load_mode": 0, "use_extra_bufts": False},
         "mapped": {"load_mode": 1, "use_extra_bufts": False},
     }
 

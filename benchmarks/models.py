@@ -1,7 +1,7 @@
 """`python -m benchmarks.models`: decoding and prefill beside llama.cpp, same files, in turns.
 
 Random weights in real shapes, or the files that are named. llama.cpp is what llama-cpp-python
-brings, with each of its ways to load (repacked, in its own memory, mapped); the best one counts.
+brings, with each of its ways to load (repacked in its own memory, or mapped); the best one counts.
 """
 
 from __future__ import annotations
