@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import ModelError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -86,20 +88,21 @@ def describe(file: GGUFFile) -> dict[str, Any]:
             }
             for name, count in by_format.most_common()
         },
-        "memory": _memory(file.metadata, infos),
+        "memory": _memory(file, infos),
     }
 
 
-def _memory(metadata: Mapping[str, Any], infos: Sequence[Any]) -> dict[str, int]:
+def _memory(file: GGUFFile, infos: Sequence[Any]) -> dict[str, int]:
     """Bytes in use when the model runs: weights, those read for one token, and the KV cache."""
-    arch = str(metadata.get("general.architecture", ""))
-
-    def number(key: str, default: int = 0) -> int:
-        value = metadata.get(f"{arch}.{key}", default)
-        return int(value) if np.ndim(value) == 0 and not isinstance(value, str) else default
+    from ..plan import from_gguf, kv_bytes, state_bytes
 
     result = {"weights": sum(info.nbytes for info in infos)}
-    experts, used = number("expert_count"), number("expert_used_count")
+    try:
+        model = from_gguf(file)
+        context, (used, experts) = model.context, model.experts
+    except ModelError:
+        # A vocabulary alone, or something that is no language model.
+        return result
     stacked = sum(info.nbytes for info in infos if "_exps." in info.name)
     if experts and used and stacked:
         # An embedding table is read one row at a time unless it is the output matrix as well.
@@ -107,18 +110,14 @@ def _memory(metadata: Mapping[str, Any], infos: Sequence[Any]) -> dict[str, int]
         table = [i for i in infos if i.name == "token_embd.weight" and "output.weight" in names]
         rest = result["weights"] - stacked - sum(info.nbytes for info in table)
         result["read_per_token"] = rest + stacked * used // experts
-    heads = number("attention.head_count")
-    width = number("embedding_length")
-    if heads and number("block_count"):
-        kv_heads = number("attention.head_count_kv", heads)
-        size = width // heads
-        per_head = number("attention.key_length", size) + number("attention.value_length", size)
-        per_token = number("block_count") * kv_heads * per_head * 2
-        result["kv_cache_f16_per_token"] = per_token
-        context = number("context_length")
-        if context:
-            result["kv_cache_f16_at_context"] = per_token * context
-            result["context"] = context
+    state = state_bytes(model.layers)
+    if state:
+        result["recurrent_state"] = state
+    if context:
+        whole = kv_bytes(model.layers, context)
+        result["kv_cache_f16_per_token"] = whole - kv_bytes(model.layers, context - 1)
+        result["kv_cache_f16_at_context"] = whole
+        result["context"] = context
     return result
 
 
@@ -205,5 +204,7 @@ def _print_summary(out: Console, path: str, found: Mapping[str, Any]) -> None:
             f"KV cache in f16: {memory['kv_cache_f16_per_token']:,} bytes a token, "
             f"{mib(memory['kv_cache_f16_at_context'])} MiB at {memory['context']:,} tokens"
         )
+    if "recurrent_state" in memory:
+        lines.append(f"{mib(memory['recurrent_state'])} MiB of recurrent state for each sequence")
     for line in lines:
         out.print(line, soft_wrap=True)
