@@ -29,9 +29,11 @@ Update = Callable[[str, int, int], None]
 _PIPE_WIDTH = 140
 
 
-def console() -> Console:
-    """Standard output; tables keep their width when it is a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or error; tables keep their width when it is a file or a pipe."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False)
 
 
 @contextmanager

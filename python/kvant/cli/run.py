@@ -120,10 +120,11 @@ def _bandwidth(threads: int | None) -> float:
 
 
 def _report(generation: Generation, bandwidth: float) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    screen = Console(stderr=True, highlight=False)
+    from .console import console
+
+    screen = console(stderr=True)
     f = generation.figures(bandwidth)
     screen.print()
     screen.print(
