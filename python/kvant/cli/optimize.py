@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..lab.mix import Plan
+    from ..lab.best_mix import Plan
 
 __all__ = ["add", "run"]
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, choose, print, write."""
     from .. import models
     from ..lab.costs import sensitivity
-    from ..lab.mix import optimize
+    from ..lab.best_mix import optimize
     from ..lab.scoring import model_texts
     from ..lab.study import Study, bench_of
     from .console import bar, console

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .kld import KldFile, write_kld
     from .logit_base import LogitBase
     from .metrics import Comparison, Divergence, log_softmax, perplexity
-    from .mix import Plan, optimize
+    from .best_mix import Plan, optimize
     from .report import print_table, write_report
     from .result import SweepResult, SweepRow, pareto
     from .saving import save_base
@@ -51,8 +51,8 @@ _HOMES = {
     "sample_windows": "scoring",
     "score": "scoring",
     "windows": "scoring",
-    "Plan": "mix",
-    "optimize": "mix",
+    "Plan": "best_mix",
+    "optimize": "best_mix",
     "Sensitivity": "costs",
     "sensitivity": "costs",
     "Study": "study",
