@@ -25,7 +25,7 @@ from kvant.lab.result import SweepResult, SweepRow, pareto
 from kvant.lab.table import COLUMNS
 
 
-def row(name: str, nbytes: int, kl: float) -> SweepRow:
+def row(name: str, nbytes: int, kl: float, kind: str = "recipe") -> SweepRow:
     divergence = Divergence(
         tokens=510,
         windows=2,
@@ -40,7 +40,7 @@ def row(name: str, nbytes: int, kl: float) -> SweepRow:
         same_top=1 / (1 + kl),
         delta_p_rms=kl / 3,
     )
-    return SweepRow(name, nbytes, 8.0, 0.1, divergence, 0.5, 1.5, {"q8_0": 3})
+    return SweepRow(name, kind, nbytes, 8.0, 0.1, divergence, 0.5, 1.5, {"q8_0": 3}, tensors(nbytes))
 
 
 def result(rows: list[SweepRow]) -> SweepResult:
