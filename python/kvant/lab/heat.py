@@ -44,9 +44,8 @@ def by_layer(rows: Sequence[SweepRow]) -> str:
     low, high = min(errors), max(errors)
     shade = _scale(low, high)
     keys = "".join(f'<i class="h{index}"></i>' for index in range(_SHADES))
-    maps = "\n".join(
-        _map(row, shade) for row in rows if any(t.layer is not None for t in row.tensors)
-    )
+    layered = (row for row in rows if any(t.layer is not None for t in row.tensors))
+    maps = "\n".join(_map(row, shade) for row in layered)
     return (
         f'<p class="key">{escape(small(low))} <span>{keys}</span> {escape(small(high))}</p>\n'
         f'<div class="maps">\n{maps}\n</div>'

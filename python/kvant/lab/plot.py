@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.lines import Line2D
@@ -138,6 +139,10 @@ def _label(
     frame = axes.get_window_extent(renderer)
     at = {r.name: axes.transData.transform((_mib(r), r.divergence.kl_mean)) for r in drawn}
     dots = [(x - 5 * scale, y - 5 * scale, x + 5 * scale, y + 5 * scale) for x, y in at.values()]
+    # Labels keep off the front's line as they keep off points.
+    steps = [(at[a.name], at[b.name]) for a, b in pairwise(front)]
+    dots += [(x, y - scale, end, y + scale) for (x, y), (end, _) in steps]
+    dots += [(x - scale, low, x + scale, y) for (_, y), (x, low) in steps]
     taken: list[Box] = [] if legend is None else [legend.get_window_extent(renderer).extents]
     for row in sorted(drawn, key=lambda r: (r not in front, r.bytes)):
         x, y = at[row.name]

@@ -103,12 +103,9 @@ def rich_table(result: SweepResult, width: int = 120) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    for index, column in enumerate(columns):
-        table.add_column(
-            column.title,
-            justify="left" if column.title in ("type", "kind") else "right",
-            no_wrap=True,
-        )
+    for column in columns:
+        words = column.title in ("type", "kind")
+        table.add_column(column.title, justify="left" if words else "right", no_wrap=True)
     for index, row in enumerate(result.rows):
         style = "dim" if index == 0 else "bold" if row.name in front else ""
         table.add_row(*(Text(column.cell(row), style=style) for column in columns))
