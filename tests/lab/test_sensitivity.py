@@ -20,8 +20,8 @@ FORMATS = ("q3_k", "q4_k", "q8_0")
 
 
 @pytest.fixture(scope="module")
-def study(moe: Path) -> Study:
-    return Study.of(str(moe), windows([i * 7 % 250 for i in range(64)], 32, bos=0))
+def study(dense: Path) -> Study:
+    return Study.of(str(dense), windows([i * i * 7 % 250 for i in range(64)], 32, bos=0))
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,18 @@ def test_runs_may_come_from_many_threads(study: Study, found: Sensitivity) -> No
 
 def test_estimates_are_near_what_is_measured(study: Study, found: Sensitivity) -> None:
     every = sensitivity(study, FORMATS, measure="all")
-    assert (found.runs, every.runs) == (16, 48)
+    assert (found.runs, every.runs) == (15, 45)
     for name, choices in found.choices.items():
         measured = {choice.format: choice for choice in every.choices[name]}
         for choice in choices:
             other = measured[choice.format]
             assert choice.nbytes == other.nbytes
-            assert choice.cost == pytest.approx(other.cost, rel=1.0, abs=1e-5)
             if choice.format == "q4_k":  # the one that is measured for the estimates
                 assert choice.cost == other.cost
+            elif choice.format == "q3_k":
+                assert choice.cost == pytest.approx(other.cost, rel=0.4)
+            else:  # activations of eight bits cost something that estimates leave out
+                assert 0.2 < choice.cost / other.cost < 1
 
 
 def test_a_plan_is_measured_and_refuses_goals_that_are_none(
