@@ -56,7 +56,7 @@ def test_estimates_are_near_what_is_measured(study: Study, found: Sensitivity) -
             other = measured[choice.format]
             assert choice.nbytes == other.nbytes
             if choice.format == "q4_k":  # the one that is measured for the estimates
-                assert choice.cost == other.cost
+                assert choice.cost == pytest.approx(other.cost, rel=1e-12)
             elif choice.format == "q3_k":
                 assert choice.cost == pytest.approx(other.cost, rel=0.4)
             else:  # activations of eight bits cost something that estimates leave out
