@@ -12,8 +12,9 @@ import pytest
 from kvant import gguf, models
 from kvant.errors import FormatError, ShapeError
 from kvant.lab.metrics import kl_divergence
+from kvant.lab.mix import choosing_windows
 from kvant.lab.result import SweepResult
-from kvant.lab.scoring import windows
+from kvant.lab.scoring import model_texts, windows
 from kvant.lab.sweep import sweep
 from kvant.quantize_file import quantize_file
 
@@ -64,8 +65,7 @@ def test_figures_agree_with_a_plain_computation(
         ]
     )
     assert row.divergence.tokens == kl.size == 15 * len(cut)
-    # BLAS may add in another order when it uses several threads.
-    assert row.divergence.kl_mean == pytest.approx(kl.mean(), rel=1e-3)
+    assert row.divergence.kl_mean == pytest.approx(kl.mean(), rel=1e-9)
     with gguf.open(dense) as a, gguf.open(tmp_path / "q.gguf") as b:
         error = weight = 0.0
         for change in summary.tensors:
@@ -73,14 +73,20 @@ def test_figures_agree_with_a_plain_computation(
                 x, y = (f.tensors[change.name].dequantize().astype(float) for f in (a, b))
                 error += float(((x - y) ** 2).sum())
                 weight += float((x**2).sum())
+                found = next(t for t in row.tensors if t.name == change.name)
+                assert found.format == change.format
+                assert found.relative_rmse == pytest.approx(
+                    (((x - y) ** 2).sum() / (x**2).sum()) ** 0.5, rel=1e-6
+                )
     assert row.relative_rmse == pytest.approx((error / weight) ** 0.5, rel=1e-6)
+    assert len(row.tensors) == sum(c.format != c.source for c in summary.tensors)
 
 
 def test_own_text_is_repeatable_and_needs_no_file(moe: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     first = sweep(
         moe,
-        ["q4_0"],
+        ["q4_0", "mix:5"],
         max_tokens=128,
         out=tmp_path / "out",
         progress=lambda *step: seen.append(step),
@@ -90,8 +96,14 @@ def test_own_text_is_repeatable_and_needs_no_file(moe: Path, tmp_path: Path) -> 
     assert first.base.divergence.windows == 2
     steps = [done for _, done, _ in seen]
     assert steps == list(range(1, seen[-1][2] + 1))
-    again = sweep(moe, ["q4_0"], max_tokens=128)
-    assert again.tested[0].divergence == first.tested[0].divergence
+    assert first.mixes == "2 windows that the model wrote besides the scored ones"
+    assert {label for label, _, _ in seen} == {
+        *("writing text", "measuring tensors", "estimating formats", "original", "q4_0", "mix:5")
+    }
+    # Neither other types of the sweep nor threads change a figure: one, side by side, all together.
+    for threads in (1, 2, 5):
+        again = sweep(moe, ["q4_0"], max_tokens=128, threads=threads)
+        assert again.tested[0].divergence == first.tested[0].divergence
     other = sweep(moe, ["q4_0"], max_tokens=128, seed=1)
     assert other.tested[0].divergence != first.tested[0].divergence
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -99,6 +111,7 @@ def test_own_text_is_repeatable_and_needs_no_file(moe: Path, tmp_path: Path) -> 
     stored = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert stored["command"] == "kvant sweep <model>"
     assert stored["rows"][1]["divergence"]["kl_mean"] == first.tested[0].divergence.kl_mean
+    assert stored["mixes"] == first.mixes
 
 
 def test_saved_models_are_what_quantize_file_writes(dense: Path, tmp_path: Path) -> None:
@@ -107,6 +120,47 @@ def test_saved_models_are_what_quantize_file_writes(dense: Path, tmp_path: Path)
         assert row.path == str(tmp_path / f"dense-{row.name}.gguf")
         quantize_file(dense, tmp_path / "expected.gguf", row.name)
         assert Path(row.path).read_bytes() == (tmp_path / "expected.gguf").read_bytes()
+
+
+def test_a_mix_keeps_its_size_and_what_was_asked_of_it(dense: Path, tmp_path: Path) -> None:
+    found = sweep(
+        dense,
+        ["q4_k", "MIX:4.60", "mix:6", "Q4_K_M"],
+        text=TEXT,
+        ctx=32,
+        max_tokens=64,
+        overrides=[("attn_v", "q8_0")],
+        out=tmp_path,
+        save=True,
+    )
+    assert [row.name for row in found.tested] == ["q4_k", "mix:4.6", "mix:6", "Q4_K_M"]
+    assert [row.kind for row in found.rows] == ["original", "uniform", "mix", "mix", "recipe"]
+    assert found.mixes == "2 windows after the scored ones"
+    for row, bits in ((found.tested[1], 4.6), (found.tested[2], 6.0)):
+        assert 0.95 * bits < row.bits_per_weight <= bits
+        assert len(row.formats) > 3
+        assert {t.format for t in row.tensors if t.part == "attn_v"} == {"q8_0"}
+        path = tmp_path / f"dense-{row.name.replace(':', '-')}.gguf"
+        assert row.path == str(path)
+        with gguf.open(path) as file:
+            assert sum(file.tensors.info(name).nbytes for name in file.tensors) == row.bytes
+
+
+def test_a_mix_says_when_it_was_chosen_on_scored_text(dense: Path) -> None:
+    found = sweep(dense, ["mix:5"], text=TEXT, ctx=32, max_tokens=None)
+    assert found.mixes == ("4 windows of the scored ones, as no text was left: this flatters them")
+
+
+def test_mixes_are_chosen_on_other_windows(dense: Path) -> None:
+    model = models.load(dense)
+    every, _ = model_texts(model, TEXT, 32, None)
+    for text, seed in ((TEXT, 0), (None, 0), (None, 3)):
+        scored, _ = model_texts(model, text, 32, 96, seed)
+        others, _ = choosing_windows(model, text, scored, 32, seed)
+        assert len(others) == 3
+        assert not {tuple(w.tokens) for w in others} & {tuple(w.tokens) for w in scored}
+        if text is not None:
+            assert [w.tokens.tolist() for w in others] == [w.tokens.tolist() for w in every[3:6]]
 
 
 def test_text_from_a_file_is_named(dense: Path, tmp_path: Path) -> None:
@@ -126,9 +180,15 @@ def test_refusals_come_before_any_work(dense: Path, tmp_path: Path) -> None:
         (["IQ2_XS"], "can be encoded"),
         ([], "at least one"),
         (["Q4_K", "q4_k_m"], "Q4_K_M twice"),
+        (["mix:4", "mix:4.0"], "mix:4 twice"),
+        (["mix:"], "such as mix:4.25, got 'mix:'"),
+        (["mix:-3"], "such as mix:4.25"),
+        (["mix:nan"], "such as mix:4.25"),
     ):
         with pytest.raises(FormatError, match=error):
             sweep(dense, formats, text=TEXT, progress=never)
+    with pytest.raises(ShapeError, match=r"at least 2\.\d+ bits .* got mix:2$"):
+        sweep(dense, ["q8_0", "mix:4", "mix:2"], text=TEXT, progress=never)
     with pytest.raises(ShapeError, match="folder"):
         sweep(dense, ["q8_0"], text=TEXT, save=True, progress=never)
     with pytest.raises(ShapeError, match="at least 64 tokens"):

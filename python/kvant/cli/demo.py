@@ -13,8 +13,8 @@ _HELP = "sweep a small example model over a dozen types into demo/"
 _MODEL = Path("examples/models/tiny-moe/model.gguf")
 
 FORMATS = (
-    *("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q4_0"),
-    *("MXFP4_MOE", "nvfp4", "Q3_K_M", "Q2_K"),
+    *("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q4_0", "MXFP4_MOE", "Q3_K_M"),
+    *("Q2_K", "q5_k", "q4_k", "nvfp4", "mix:5", "mix:4.25", "mix:3.5"),
 )
 _TOKENS = 8192
 

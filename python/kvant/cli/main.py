@@ -53,6 +53,7 @@ examples:
 types:
   Q4_K_M, IQ4_XS, ...  recipes of llama-quantize: a mix of formats
   q4_k, nvfp4, ...     lower case: this format for every tensor; see `kvant formats`
+  mix:4.25, ...        in a sweep: the mix that loses least at so many bits for each weight
 
 exit status: 0 done, 2 an error (one line on stderr), 130 interrupted.
 """

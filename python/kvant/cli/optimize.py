@@ -65,8 +65,8 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, choose, print, write."""
     from .. import models
-    from ..lab.costs import sensitivity
     from ..lab.best_mix import optimize
+    from ..lab.costs import sensitivity
     from ..lab.scoring import model_texts
     from ..lab.study import Study, bench_of
     from .console import bar, console

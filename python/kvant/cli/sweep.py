@@ -18,12 +18,12 @@ def add(commands: Any) -> None:
     from .console import add_recipe_options, positive
 
     parser = commands.add_parser("sweep", help=_HELP, description=_HELP)
-    parser.add_argument("model", metavar="MODEL", help="GGUF file (llama, qwen3 or qwen3moe)")
+    parser.add_argument("model", metavar="MODEL", help="GGUF file")
     parser.add_argument(
         "--formats",
         default=_DEFAULT,
         metavar="LIST",
-        help="recipes and formats, separated by commas (default: %(default)s)",
+        help="recipes, formats and mixes (mix:4.25), separated by commas (default: %(default)s)",
     )
     parser.add_argument(
         "--text", type=Path, metavar="FILE", help="UTF-8 text to score (default: the model's own)"

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .best_mix import Plan, optimize
     from .collect import collect_imatrix
     from .costs import Sensitivity, sensitivity
     from .divergence import Scores, compare_logits, kl_divergence, row_divergence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from .kld import KldFile, write_kld
     from .logit_base import LogitBase
     from .metrics import Comparison, Divergence, log_softmax, perplexity
-    from .best_mix import Plan, optimize
     from .report import print_table, write_report
     from .result import SweepResult, SweepRow, pareto
     from .saving import save_base

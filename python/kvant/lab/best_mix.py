@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -128,7 +129,7 @@ def optimize(
         Not exactly one goal, or one that no mix reaches.
     """
     goals = [goal for goal in (target_bytes, target_bpw, max_kl) if goal is not None]
-    if len(goals) != 1 or goals[0] <= 0:
+    if len(goals) != 1 or not 0 < goals[0] < math.inf:
         raise ShapeError(
             f"[optimize] expected one goal above 0: bytes, bits per weight or KL, got {goals}"
         )

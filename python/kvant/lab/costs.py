@@ -3,18 +3,22 @@
 The estimate takes the loss as quadratic in the error of a product, and errors of different tensors
 as unrelated: the cost of a format is the squared error of its weights, weighted by how large the
 columns' activations are, times a factor of the tensor. That factor comes from one measured run of
-the tensor, so a tensor costs one run instead of one for each format.
+the tensor, so a tensor costs one run instead of one for each format. That its activations take
+eight bits in any of these formats is no difference between them: near q8_0 estimates are low.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import gguf
 from ..errors import FormatError
 from ..formats import format_info
 from ..imatrix import Imatrix
@@ -25,7 +29,7 @@ from .study import Bench, Study, bench_of, measured
 
 Floats = npt.NDArray[np.float64]
 
-__all__ = ["DEFAULT_FORMATS", "Sensitivity", "sensitivity"]
+__all__ = ["DEFAULT_FORMATS", "Candidates", "Sensitivity", "candidates", "sensitivity"]
 
 DEFAULT_FORMATS = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0")
 
@@ -60,6 +64,7 @@ def sensitivity(
     study: Study,
     formats: Sequence[str] = DEFAULT_FORMATS,
     *,
+    overrides: Sequence[tuple[str, str]] = (),
     measure: str = "one",
     executor: Executor | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -72,6 +77,8 @@ def sensitivity(
     formats : sequence of str
         Formats to choose from; where a row is no whole number of blocks, the one that
         llama-quantize falls back to.
+    overrides : sequence of (regex, format)
+        The first pattern found in a tensor's name leaves it this format only.
     measure : {"one", "all"}
         One run for each tensor, and estimates from it; or a run for each of its formats.
     executor : Executor or None
@@ -86,69 +93,93 @@ def sensitivity(
     """
     if measure not in ("one", "all"):
         raise FormatError(f"[sensitivity] expected measure 'one' or 'all', got {measure!r}")
-    for name in formats:
-        if not format_info(name).can_encode:
-            raise FormatError(f"[sensitivity] expected formats that can be encoded, got {name}")
     bench = bench_of(study)
-    wanted, fixed, weights = _tensors(bench, formats)
+    found = candidates(bench.file, formats, overrides)
+    wanted = found.sizes
     if measure == "all":
-        runs = [(name, format) for name, given in wanted.items() for format in given]
+        runs = [(name, format) for name, sizes in wanted.items() for format in sizes]
     else:
-        runs = [(name, _reference(bench, name, given)) for name, given in wanted.items()]
+        runs = [(name, _reference(sizes)) for name, sizes in wanted.items()]
     steps = len(runs) + (len(wanted) if measure == "one" else 0)
     report = progress or (lambda label, done, total: None)
     costs: dict[tuple[str, str], float] = {}
-    found = measured(
+    divergences = measured(
         study,
         ({name: format} for name, format in runs),
         executor,
         lambda done: report("measuring tensors", done, steps),
     )
-    for run, divergence in zip(runs, found, strict=True):
+    for run, divergence in zip(runs, divergences, strict=True):
         costs[run] = divergence.kl_mean
     experts: dict[str, dict[str, Floats]] = {}
     if measure == "one":
         matrix = collect_imatrix(bench.model, bench.texts, output=True)
         for done, (name, reference) in enumerate(runs, 1):
             cost = costs[name, reference]
-            parts = _estimated(bench, matrix, name, wanted[name], reference, cost)
+            parts = _estimated(bench, matrix, name, list(wanted[name]), reference, cost)
             costs |= {(name, format): float(part.sum()) for format, part in parts.items()}
             if len(parts[reference]) > 1:
                 experts[name] = parts
             report("estimating formats", len(runs) + done, steps)
     choices = {
-        name: [Choice(f, _nbytes(bench, name, f), costs[name, f]) for f in given]
-        for name, given in wanted.items()
+        name: [Choice(format, nbytes, costs[name, format]) for format, nbytes in sizes.items()]
+        for name, sizes in wanted.items()
     }
-    return Sensitivity(choices, fixed, weights, len(runs), experts)
+    return Sensitivity(choices, found.fixed_bytes, found.weights, len(runs), experts)
 
 
-def _tensors(bench: Bench, formats: Sequence[str]) -> tuple[dict[str, list[str]], int, int]:
-    """Formats of each tensor that may be quantized; bytes of the others; all weights."""
-    arch = str(bench.file.metadata.get("general.architecture", ""))
-    wanted: dict[str, list[str]] = {}
+class Candidates(NamedTuple):
+    """What a file leaves to choose: the bytes of each format of each tensor that may be quantized.
+
+    `sizes` is by tensor name, then by format; `fixed_bytes` are of all other tensors, `weights`
+    numbers in all tensors.
+    """
+
+    sizes: dict[str, dict[str, int]]
+    fixed_bytes: int
+    weights: int
+
+    @property
+    def least_bytes(self) -> int:
+        """Of all tensors, with the smallest format of each."""
+        return self.fixed_bytes + sum(min(sizes.values()) for sizes in self.sizes.values())
+
+
+def candidates(
+    file: gguf.GGUFFile, formats: Sequence[str], overrides: Sequence[tuple[str, str]] = ()
+) -> Candidates:
+    """Formats that the tensors of a file can be given; nothing is read but the file's header.
+
+    Arguments, and what is raised for formats, are those of `sensitivity`.
+    """
+    for name in (*formats, *(format for _, format in overrides)):
+        if not format_info(name).can_encode:
+            raise FormatError(f"[sensitivity] expected formats that can be encoded, got {name}")
+    arch = str(file.metadata.get("general.architecture", ""))
+    patterns = [(re.compile(pattern), format) for pattern, format in overrides]
+    sizes: dict[str, dict[str, int]] = {}
     fixed = weights = 0
-    for name in bench.file.tensors:
-        info = bench.file.tensors.info(name)
+    for name in file.tensors:
+        info = file.tensors.info(name)
         shape, source = tuple(info.shape), info.type.name
         weights += int(np.prod(shape, dtype=np.int64))
         if may_quantize(TensorInfo(name, shape, source), arch) and source in ("f32", "f16", "bf16"):
-            fitted = [fitting(format, shape[-1]) for format in formats]
-            wanted[name] = list(dict.fromkeys(fitted))
+            named = next((format for p, format in patterns if p.search(name)), None)
+            fitted = [fitting(f, shape[-1]) for f in (formats if named is None else (named,))]
+            sizes[name] = {format: _nbytes(shape, format) for format in fitted}
         else:
             fixed += info.nbytes
-    return wanted, fixed, weights
+    return Candidates(sizes, fixed, weights)
 
 
-def _nbytes(bench: Bench, name: str, format: str) -> int:
-    shape = bench.file.tensors.info(name).shape
+def _nbytes(shape: tuple[int, ...], format: str) -> int:
     rows = int(np.prod(shape[:-1], dtype=np.int64))
     return rows * format_info(format).row_bytes(shape[-1])
 
 
-def _reference(bench: Bench, name: str, formats: list[str]) -> str:
+def _reference(sizes: Mapping[str, int]) -> str:
     """The format that is measured: small enough that its cost stands out, not the smallest."""
-    ordered = sorted(formats, key=lambda f: _nbytes(bench, name, f))
+    ordered = sorted(sizes, key=lambda format: sizes[format])
     return ordered[min(1, len(ordered) - 1)]
 
 

@@ -25,7 +25,7 @@ from .running import (
     load_model,
 )
 from .scoring import Base, LiveBase, scored
-from .workers import pool
+from .workers import side_by_side
 
 __all__ = ["evaluate"]
 
@@ -81,9 +81,9 @@ def evaluate(
     FormatError
         If the base file is broken, or of no known kind.
     """
-    with ExitStack() as stack, pool(threads) as executor:
-        model = load_model(stack, model_path)
-        found = _open_base(stack, model, Path(base), text, ctx, head)
+    with ExitStack() as stack, side_by_side(threads) as (executor, each):
+        model = load_model(stack, model_path, each)
+        found = _open_base(stack, model, Path(base), text, ctx, head, each)
         if chunks is not None:
             found = _First(found, chunks)
         check_context("evaluate", model, len(found.windows[0].tokens))
@@ -110,11 +110,12 @@ def _open_base(
     text: str | Path | None,
     ctx: int,
     head: str | Path | None,
+    threads: int,
 ) -> Base:
     with path.open("rb") as file:
         magic = file.read(8)
     if magic.startswith(_GGUF):
-        other = load_model(stack, path)
+        other = load_model(stack, path, threads)
         _check_vocabulary(model, other.config.vocab_size)
         check_context("evaluate", other, ctx)
         if text is None:
@@ -127,7 +128,7 @@ def _open_base(
     elif magic == logit_base.MAGIC:
         base = stack.enter_context(LogitBase(path))
         if MODES[base.mode].hidden:
-            base.head = _head(stack, model, base, head)
+            base.head = _head(stack, model, base, head, threads)
     else:
         raise FormatError(f"[evaluate] expected a GGUF, .kld or .kvl file, got {path}")
     _check_vocabulary(model, base.vocab)
@@ -136,8 +137,14 @@ def _open_base(
     return base
 
 
-def _head(stack: ExitStack, model: models.Model, base: LogitBase, head: str | Path | None) -> Head:
-    owner = model if head is None else load_model(stack, head)
+def _head(
+    stack: ExitStack,
+    model: models.Model,
+    base: LogitBase,
+    head: str | Path | None,
+    threads: int,
+) -> Head:
+    owner = model if head is None else load_model(stack, head, threads)
     if base.head_digest not in (bytes(32), digest_of_head(owner)):
         raise ModelError(
             f"[evaluate] expected the head that the base's hidden states belong to, got another in "

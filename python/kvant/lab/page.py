@@ -1,61 +1,23 @@
-"""A sweep as one HTML file that needs nothing else: picture, table, how it was made."""
+"""A sweep as one HTML file that needs nothing else: picture, tables, how it was made.
+
+Names in it come from files that anybody may have written: all of them are escaped, and a policy in
+the page lets no script run but its own.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable
 from html import escape
+from importlib.resources import files
 
+from .heat import by_layer, by_part
+from .html_table import Cell, sortable
 from .result import SweepResult, SweepRow, pareto
 from .table import COLUMNS, mib, small
 
 __all__ = ["html_page"]
-
-_CSS = """
-:root { --ink: #1c2430; --soft: #5b6675; --line: #e1e6ec; --paper: #fff; --ground: #f5f7f9;
-  --mark: #0f6fde; --tint: #eef5fd; color-scheme: light dark; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa7b8; --line: #2c3541;
-  --paper: #171d25; --ground: #10151b; --mark: #6cb0ff; --tint: #17273a; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 68rem; margin: 0 auto; padding: clamp(1rem, 4vw, 3rem); }
-h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 0 0 .3rem;
-  letter-spacing: -.015em; }
-h2 { font-size: 1.1rem; margin: 2.4rem 0 .7rem; }
-p { margin: .4rem 0; max-width: 44rem; }
-.soft { color: var(--soft); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem;
-  margin: 1.6rem 0; }
-.card { background: var(--paper); border: 1px solid var(--line); border-radius: .7rem;
-  padding: .8rem 1rem; }
-.card b { display: block; font-size: 1.35rem; letter-spacing: -.01em;
-  font-variant-numeric: tabular-nums; }
-.card span { color: var(--soft); font-size: .85rem; }
-figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radius: .7rem;
-  padding: .6rem; }
-figure img { display: block; width: 100%; height: auto; }
-.scroll { overflow-x: auto; background: var(--paper); border: 1px solid var(--line);
-  border-radius: .7rem; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .5rem .8rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; font-size: .8rem; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
-  background: var(--paper); }
-tr:last-child td { border-bottom: 0; }
-tr.front td { background: var(--tint); }
-tr.front td:first-child { color: var(--mark); font-weight: 600; }
-tr.base td { color: var(--soft); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: 0;
-  font-size: .92rem; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-pre { background: var(--paper); border: 1px solid var(--line); border-radius: .7rem; padding: 1rem;
-  overflow-x: auto; font: .88rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-@media (max-width: 32rem) { th, td { padding: .45rem .6rem; } }
-"""
 
 
 def html_page(result: SweepResult, wide: bytes, narrow: bytes) -> str:
@@ -71,13 +33,15 @@ def html_page(result: SweepResult, wide: bytes, narrow: bytes) -> str:
     names = {row.name for row in front}
     title = f"{escape(result.model)}: quantization sweep"
     base = result.base
+    css, script = _beside("page.css"), _beside("page.js")
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
 <title>{title}</title>
-<style>{_CSS}</style>
+<style>{css}</style>
 </head>
 <body>
 <main>
@@ -91,20 +55,17 @@ Text: {escape(result.text)}.</p>
 <img alt="Scatter plot: size against mean KL divergence" src="{_data_uri(wide)}">
 </picture></figure>
 <h2>All types</h2>
-<div class="scroll"><table>
-<thead><tr>{"".join(_heading(c.title, c.meaning) for c in COLUMNS)}</tr></thead>
-<tbody>
-{chr(10).join(_row(row, row is base, row.name in names) for row in result.rows)}
-</tbody>
-</table></div>
+{_types(result, names)}
 <p class="soft">Highlighted: the Pareto front; no other type is both smaller and closer to the
-original. A type's name is a recipe, not a size: compare at equal size.</p>
+original. A type's name is a recipe, not a size: compare at equal size.{_about_mixes(result)}</p>
+{_errors(result)}
 <h2>What the columns mean</h2>
 {_definitions((c.title, c.meaning) for c in COLUMNS)}
 <h2>How this was made</h2>
 <pre>{escape(result.command)}</pre>
 {_definitions([*result.environment.items(), ("created", result.created)])}
 </main>
+<script>{script}</script>
 </body>
 </html>
 """
@@ -135,16 +96,47 @@ def _landmarks(front: list[SweepRow]) -> list[tuple[SweepRow, str]]:
     return [*found, (front[-1], "closest"), (front[0], "smallest")]
 
 
-def _heading(title: str, meaning: str) -> str:
-    return f'<th scope="col" title="{escape(meaning, quote=True)}">{escape(title)}</th>'
+def _types(result: SweepResult, front: set[str]) -> str:
+    def kind(row: SweepRow) -> str:
+        return "base" if row is result.base else "front" if row.name in front else ""
+
+    def cells(row: SweepRow) -> list[Cell]:
+        pairs = ((column.value(row), column.cell(row)) for column in COLUMNS)
+        return [Cell(text, None if isinstance(v, str) else float(v)) for v, text in pairs]
+
+    headings = [Cell(column.title, title=column.meaning) for column in COLUMNS]
+    return sortable(headings, ((kind(row), cells(row)) for row in result.rows), words=2)
 
 
-def _row(row: SweepRow, is_base: bool, on_front: bool) -> str:
-    kind = "base" if is_base else "front" if on_front else ""
-    cells = "".join(f"<td>{escape(column.cell(row))}</td>" for column in COLUMNS)
-    return f'<tr class="{kind}">{cells}</tr>' if kind else f"<tr>{cells}</tr>"
+def _about_mixes(result: SweepResult) -> str:
+    if result.mixes is None:
+        return ""
+    return f" Mixes were chosen by what each format costs each tensor on {escape(result.mixes)}."
+
+
+def _errors(result: SweepResult) -> str:
+    if not any(row.tensors for row in result.tested):
+        return ""
+    return f"""<h2>Error of the weights</h2>
+<p class="soft">Relative RMS error by part of the model, all layers together; empty: kept as it was.
+It says where a type is coarse, not how much that matters.</p>
+{by_part(result.tested)}
+<h2>Error by layer</h2>
+{by_layer(result.tested)}"""
 
 
 def _definitions(pairs: Iterable[tuple[str, str]]) -> str:
     inner = "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in pairs)
     return f"<dl>{inner}</dl>"
+
+
+def _beside(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )

@@ -1,17 +1,24 @@
-"""Size against divergence as a picture: a logarithmic scatter with the Pareto front drawn."""
+"""Size against divergence as a picture: a logarithmic scatter by kind, with the Pareto front."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..picture import FAINT, INK, frame, picture, png
-from .result import SweepResult, SweepRow, pareto
+from .result import KINDS, SweepResult, SweepRow, pareto
 
 __all__ = ["plot_png"]
 
-_FRONT, _OTHER = "#0f6fde", "#9aa7b8"
+Box = tuple[float, float, float, float]
+
+# Colours of Okabe and Ito, told apart by eyes of all kinds; the markers say the same without any.
+_STYLE = {"recipe": ("o", "#0072b2"), "uniform": ("s", "#d55e00"), "mix": ("D", "#009e73")}
+_LINE = "#5b6675"
+_WORDS = {"recipe": "recipe", "uniform": "one format", "mix": "optimized mix"}
 
 # Where a label may stand, in points from its point: nearest and most usual places first.
 _PLACES = [
@@ -34,20 +41,43 @@ def plot_png(result: SweepResult, width: float = 9.6, height: float = 5.6, dpi: 
         _axes(axes, result, drawn)
         _front_line(axes, front)
         for row in drawn:
-            on_front = row in front
-            axes.plot(
-                _mib(row),
-                row.divergence.kl_mean,
-                "o",
-                ms=7.5 if on_front else 6,
-                color=_FRONT if on_front else _OTHER,
-                mec="white",
-                mew=1,
-                zorder=4 if on_front else 3,
-            )
+            _point(axes, row, row in front)
+        legend = _legend(axes, drawn, front)
         canvas.draw()
-        _label(axes, canvas, drawn, front)
+        _label(axes, canvas, drawn, front, legend)
         return png(canvas)
+
+
+def _point(axes: Any, row: SweepRow, on_front: bool) -> None:
+    """Filled on the front, hollow off it."""
+    marker, color = _STYLE[row.kind]
+    axes.plot(
+        _mib(row),
+        row.divergence.kl_mean,
+        marker,
+        ms=(7.5 if on_front else 6) * (0.85 if marker == "D" else 1),
+        color=color,
+        mfc=color if on_front else "white",
+        mec="white" if on_front else color,
+        mew=1 if on_front else 1.4,
+        zorder=4 if on_front else 3,
+    )
+
+
+def _legend(axes: Any, drawn: list[SweepRow], front: list[SweepRow]) -> Any:
+    """What markers and line mean, where no point lies; None where there is nothing to explain."""
+    kinds = [kind for kind in KINDS if any(row.kind == kind for row in drawn)]
+    if not kinds:
+        return None
+    keys = [
+        Line2D([], [], ls="", marker=_STYLE[k][0], color=_STYLE[k][1], label=_WORDS[k])
+        for k in kinds
+    ]
+    if len(front) > 1:
+        keys.append(Line2D([], [], color=_LINE, lw=1.4, label="Pareto front (filled)"))
+    return axes.legend(
+        handles=keys, loc="best", fontsize=9, frameon=True, edgecolor="#e3e8ee", framealpha=1
+    )
 
 
 def _mib(row: SweepRow) -> float:
@@ -61,19 +91,20 @@ def _axes(axes: Any, result: SweepResult, drawn: list[SweepRow]) -> None:
     axes.set_ylabel("mean KL divergence, nats per token", color=INK, fontsize=10.5)
     original = result.base
     wide = axes.figure.get_figwidth() > 7
-    about = f"original {_mib(original):.2f} MiB, {original.bits_per_weight:.2f} bits per weight; "
-    about += f"{original.divergence.tokens} tokens scored; " if wide else ""
+    about = f"original {_mib(original):.2f} MiB, {original.bits_per_weight:.2f} bits per weight"
+    about += f"; {original.divergence.tokens} tokens scored" if wide else ""
     axes.set_title(
         f"{result.model}: size and divergence{' from the original' if wide else ''}\n",
         loc="left",
         fontsize=13,
         fontweight="bold",
         color=INK,
+        parse_math=False,  # a model may be called "$"
     )
     axes.text(
         0,
         1.018,
-        f"{about}line: Pareto front",
+        about,
         transform=axes.transAxes,
         fontsize=9.5 if wide else 8.5,
         color=FAINT,
@@ -96,17 +127,23 @@ def _front_line(axes: Any, front: list[SweepRow]) -> None:
         return
     x = [_mib(row) for row in front]
     y = [row.divergence.kl_mean for row in front]
-    axes.step(x, y, where="post", color=_FRONT, lw=1.4, alpha=0.55, zorder=2)
+    axes.step(x, y, where="post", color=_LINE, lw=1.4, alpha=0.6, zorder=2)
 
 
-def _label(axes: Any, canvas: Any, drawn: list[SweepRow], front: list[SweepRow]) -> None:
+def _label(
+    axes: Any, canvas: Any, drawn: list[SweepRow], front: list[SweepRow], legend: Any
+) -> None:
     """Name every point at the free place nearest to it; greedy, points of the front first."""
     scale = canvas.figure.dpi / 72
     renderer = canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
     at = {r.name: axes.transData.transform((_mib(r), r.divergence.kl_mean)) for r in drawn}
     dots = [(x - 5 * scale, y - 5 * scale, x + 5 * scale, y + 5 * scale) for x, y in at.values()]
-    taken: list[tuple[float, float, float, float]] = []
+    # Labels keep off the front's line as they keep off points.
+    steps = [(at[a.name], at[b.name]) for a, b in pairwise(front)]
+    dots += [(x, y - scale, end, y + scale) for (x, y), (end, _) in steps]
+    dots += [(x - scale, low, x + scale, y) for (_, y), (x, low) in steps]
+    taken: list[Box] = [] if legend is None else [legend.get_window_extent(renderer).extents]
     for row in sorted(drawn, key=lambda r: (r not in front, r.bytes)):
         x, y = at[row.name]
         on_front = row in front
@@ -154,7 +191,7 @@ def _leader(axes: Any, row: SweepRow, offset: tuple[float, float]) -> None:
     )
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+def _overlap(a: Box, b: Box) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     return max(0.0, width) * max(0.0, height)

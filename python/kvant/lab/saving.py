@@ -24,7 +24,7 @@ from .running import (
     load_model,
 )
 from .scoring import Window, scored_hidden, scored_logits
-from .workers import in_order, pool
+from .workers import in_order, side_by_side
 
 __all__ = ["save_base"]
 
@@ -75,8 +75,8 @@ def save_base(
             f"[save_base] expected .kld, or .kvl and a mode of {', '.join(MODES)}, "
             f"got {path.name} and {mode}"
         )
-    with ExitStack() as stack, pool(threads) as executor:
-        model = load_model(stack, model_path)
+    with ExitStack() as stack, side_by_side(threads) as (executor, each):
+        model = load_model(stack, model_path, each)
         check_context("save_base", model, ctx)
         raw = cut(model, text, ctx, chunks)
         texts = begun(raw, bos_of(model))

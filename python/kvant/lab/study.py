@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -119,10 +120,23 @@ def _run(study: Study, formats: tuple[tuple[str, str], ...]) -> Divergence:
     return bench_of(study).divergence(dict(formats))
 
 
-@lru_cache(maxsize=1)
 def bench_of(study: Study) -> Bench:
-    """What this process knows of a study; made once."""
+    """What this process knows of a study; made once, and kept until `forget` or another study."""
+    with _MAKING:
+        return _bench_of(study)
+
+
+def forget() -> None:
+    """Give back the memory of the study that this process has kept."""
+    _bench_of.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _bench_of(study: Study) -> Bench:
     return Bench(study)
+
+
+_MAKING = Lock()
 
 
 class Bench:
@@ -136,9 +150,15 @@ class Bench:
         self.texts = study.windows()
         self._base: BaseLogits | None = None
         self._made: OrderedDict[tuple[str, str], QTensor] = OrderedDict()
+        # Runs may come from several threads.
+        self._making = Lock()
 
     def tensor(self, name: str, format: str) -> QTensor:
         """A tensor of the model in another format."""
+        with self._making:
+            return self._tensor(name, format)
+
+    def _tensor(self, name: str, format: str) -> QTensor:
         key = (name, format)
         if key not in self._made:
             source = self.file.tensors[name]
@@ -152,8 +172,9 @@ class Bench:
 
     def divergence(self, formats: Formats) -> Divergence:
         """How far the model is from itself with these formats."""
-        if self._base is None:
-            self._base = BaseLogits(self.model, self.texts)
+        with self._making:
+            if self._base is None:
+                self._base = BaseLogits(self.model, self.texts)
         own = {
             name: self.tensor(name, format)
             for name, format in formats.items()

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from .. import gguf, models
 from ..errors import FormatError, ShapeError
 from ..formats import format_info
 from ..imatrix import Imatrix
 from ..imatrix import load as load_imatrix
-from ..qtensor import QTensor
-from ..quant import quant_error
-from ..quantize_file import importance_of, output_metadata, plan_file, quantized
-from ..recipes import Recipe, recipe
+from ..quantize_file import plan_file
+from ..recipes import file_order, recipe
 from .environment import environment
-from .metrics import Divergence
+from .mix import CHOOSING_WINDOWS, check_mixes, choosing_windows, mix_formats, mix_target
 from .report import write_report
-from .result import SweepResult, SweepRow
-from .scoring import DEFAULT_TOKENS, BaseLogits, model_texts, score
-from .workers import pool
+from .result import SweepResult
+from .scoring import DEFAULT_TOKENS, BaseLogits, model_texts
+from .sweep_row import Bench, Job, original_row, tested_row
+from .workers import side_by_side
 
 __all__ = ["sweep"]
 
@@ -59,7 +52,8 @@ def sweep(
     model_path : path
         A GGUF file of an architecture that `kvant.models` runs.
     formats : sequence of str
-        Recipes (`Q4_K_M`) and formats (`q4_k`); see `kvant.recipes.recipe`.
+        Recipes (`Q4_K_M`) and formats (`q4_k`), see `kvant.recipes.recipe`; and optimized mixes of
+        so many bits for each number of the file (`mix:4.25`), see `kvant.lab.optimize`.
     text : str, Path or None
         The text itself, or the path of a UTF-8 file. None: what the model itself writes, drawn at
         temperature 1 from `seed`.
@@ -68,11 +62,14 @@ def sweep(
     ctx : int
         Tokens in a window, at most the model's context; the second half of each is scored.
     max_tokens : int or None
-        Use at most this much text; None uses all of it (and is `DEFAULT_TOKENS` without a text).
-    imatrix, overrides, pure, threads
-        As in `kvant.quantize_file`.
+        Score at most this much text; None scores all of it (and is `DEFAULT_TOKENS` without a
+        text). Mixes are chosen on windows that follow, see `kvant.lab.mix`.
+    imatrix, overrides, pure
+        As in `kvant.quantize_file`; `pure` is of recipes only.
     save : bool
         Also write each quantized model into `out`.
+    threads : int or None
+        At most this many; None takes the set number. No figure but the times depends on it.
     progress : callable or None
         See `Progress`.
     command : str or None
@@ -88,35 +85,41 @@ def sweep(
     FormatError
         If a type is unknown, asked for twice, or cannot be encoded.
     ShapeError
-        If the text is shorter than one window, or `save` has no `out`.
+        If the text is shorter than one window, a mix is asked for fewer bits than there are
+        formats for, or `save` has no `out`.
     """
-    chosen = [recipe(name) for name in formats]
-    _check_names([r.name for r in chosen])
+    names = [_name(name) for name in formats]
+    targets = {name: bits for name in names if (bits := mix_target(name)) is not None}
+    _check_names(names)
     if save and out is None:
         raise ShapeError("[sweep] expected a folder to save into, got None")
     matrix = load_imatrix(imatrix) if isinstance(imatrix, str | Path) else imatrix
     path = Path(model_path)
-    with gguf.open(path) as file:
-        jobs = [_Job(r, plan_file(file, r, matrix, overrides, pure)) for r in chosen]
-        for job in jobs:
-            job.check(file)
-        model = models.load(file)
-        ctx = min(ctx, model.config.context_length)
-        with pool(threads) as executor:
-            steps = _Steps(len(jobs), text is None, progress)
-            texts, origin = model_texts(model, text, ctx, max_tokens, seed, steps.writing, executor)
-            steps.expect(len(texts))
-            with BaseLogits(
-                model, texts, executor=executor, progress=steps.windows("original")
-            ) as base:
-                bench = _Bench(file, model, base, matrix, threads, executor, steps)
-                rows = [_base_row(bench)]
-                for job in jobs:
-                    rows.append(_row(bench, job))
-                    if save:
-                        assert out is not None
-                        rows[-1] = _saved(bench, job, rows[-1], Path(out), path.stem)
-                    job.made.clear()
+    with gguf.open(path) as file, side_by_side(threads) as (executor, each):
+        jobs = _jobs(file, [n for n in names if n not in targets], matrix, overrides, pure)
+        runs = check_mixes(file, targets, overrides)
+        steps = _Steps(len(names), runs, text is None, progress)
+        # Its packed weights are let go before those of the mixes' study are made.
+        writer = models.load(file, threads=each)
+        ctx = min(ctx, writer.config.context_length)
+        texts, origin = model_texts(writer, text, ctx, max_tokens, seed, steps.writing, executor)
+        steps.expect(len(texts))
+        chosen_on = None
+        if targets:
+            others, chosen_on = choosing_windows(
+                writer, text, texts, ctx, seed, steps.of_others, executor
+            )
+            del writer
+            mixes = mix_formats(path, targets, others, matrix, overrides, threads, steps.of_others)
+            jobs |= {name: Job(name, "mix", _whole(file, own)) for name, own in mixes.items()}
+        model = models.load(file, threads=each)
+        with BaseLogits(
+            model, texts, executor=executor, progress=lambda _: steps.step("original")
+        ) as base:
+            bench = Bench(file, model, base, matrix, threads, executor, steps.step)
+            rows = [original_row(bench)]
+            for name in names:
+                rows.append(tested_row(bench, jobs[name], _saved_as(path, name, out, save)))
     result = SweepResult(
         model=str(path.parent.name if path.stem == "model" else path.stem) or path.stem,
         text=origin,
@@ -125,45 +128,37 @@ def sweep(
         command=command or f"kvant.lab.sweep({str(model_path)!r}, {list(formats)!r})",
         environment=environment(threads),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        mixes=chosen_on,
     )
     if out is not None:
         write_report(result, out)
     return result
 
 
-class _Job:
-    """One type: which format each tensor gets, and the tensors once they are made."""
-
-    def __init__(self, chosen: Recipe, plan: Mapping[str, str]) -> None:
-        self.recipe = chosen
-        self.plan = plan
-        self.made: dict[str, QTensor] = {}
-
-    def check(self, file: gguf.GGUFFile) -> None:
-        for name, format in self.plan.items():
-            if format != _format_of(file, name) and not format_info(format).can_encode:
-                raise FormatError(
-                    f"[sweep] expected formats that can be encoded in {self.recipe.name}, "
-                    f"got {format} for {name}"
-                )
-
-
 class _Steps:
-    """Counts windows and encodings over the whole sweep for the progress callback."""
+    """Counts windows, encodings and runs over the whole sweep for the progress callback."""
 
-    def __init__(self, jobs: int, writes_text: bool, report: Progress | None) -> None:
+    def __init__(self, jobs: int, runs: int, writes_text: bool, report: Progress | None) -> None:
         self._jobs = jobs
-        self._passes = jobs + (3 if writes_text else 2)
+        self._runs = runs
+        self._writes_text = writes_text
         self._report = report
         self._total = 0
         self._done = 0
 
-    def expect(self, window_count: int) -> None:
-        self._total = self._passes * window_count + self._jobs
+    def expect(self, windows: int) -> None:
+        written = 0
+        if self._writes_text:
+            written = windows + (min(windows, CHOOSING_WINDOWS) if self._runs else 0)
+        self._total = (self._jobs + 2) * windows + self._jobs + self._runs + written
 
-    def writing(self, label: str, done: int, count: int) -> None:
+    def writing(self, label: str, done: int, windows: int) -> None:
         """The text is being written, window by window, before it is known how much there is."""
-        self.expect(count)
+        self.expect(windows)
+        self.step(label)
+
+    def of_others(self, label: str, done: int, total: int) -> None:
+        """A step of a part that counts its own."""
         self.step(label)
 
     def step(self, label: str) -> None:
@@ -171,90 +166,11 @@ class _Steps:
         if self._report is not None:
             self._report(label, self._done, self._total)
 
-    def windows(self, label: str) -> Callable[[int], None]:
-        return lambda _: self.step(label)
 
-
-@dataclass(frozen=True)
-class _Bench:
-    """What every row is measured with."""
-
-    file: gguf.GGUFFile
-    model: models.Model
-    base: BaseLogits
-    matrix: Imatrix | None
-    threads: int | None
-    executor: Executor | None
-    steps: _Steps
-
-    def score(self, model: models.Model, label: str) -> tuple[Divergence, float]:
-        """The divergence, and the seconds it took."""
-        started = time.perf_counter()
-        found = score(model, self.base, executor=self.executor, progress=self.steps.windows(label))
-        return found, time.perf_counter() - started
-
-
-def _base_row(bench: _Bench) -> SweepRow:
-    """The original, run again and compared with itself: the divergence must come out as 0."""
-    divergence, seconds = bench.score(bench.model, "original")
-    infos = [bench.file.tensors.info(name) for name in bench.file.tensors]
-    counts = Counter(info.type.name for info in infos)
-    sizes: Counter[str] = Counter()
-    for info in infos:
-        sizes[info.type.name] += info.nbytes
-    nbytes = sum(sizes.values())
-    return SweepRow(
-        name=f"original ({sizes.most_common(1)[0][0]})",
-        bytes=nbytes,
-        bits_per_weight=8 * nbytes / sum(_size(info.shape) for info in infos),
-        relative_rmse=0.0,
-        divergence=divergence,
-        quantize_seconds=0.0,
-        score_seconds=seconds,
-        formats=dict(counts),
-    )
-
-
-def _row(bench: _Bench, job: _Job) -> SweepRow:
-    nbytes, weights, error, reference, encoding = 0, 0, 0.0, 0.0, 0.0
-    for name, format in job.plan.items():
-        info = bench.file.tensors.info(name)
-        weights += _size(info.shape)
-        source = bench.file.tensors[name]
-        if format == info.type.name or not isinstance(source, QTensor):
-            nbytes += info.nbytes
-            continue
-        importance = importance_of(bench.matrix, name, source.shape)
-        started = time.perf_counter()
-        made = quantized(source, format, importance, bench.threads)
-        encoding += time.perf_counter() - started
-        job.made[name] = made
-        nbytes += made.nbytes
-        values = source.dequantize()
-        error += quant_error(values, made).rmse ** 2 * values.size
-        reference += float(np.square(values, dtype=np.float64).sum())
-    name = job.recipe.name
-    bench.steps.step(name)
-    divergence, seconds = bench.score(bench.model.with_weights(job.made), name)
-    return SweepRow(
-        name=name,
-        bytes=nbytes,
-        bits_per_weight=8 * nbytes / weights,
-        relative_rmse=float(np.sqrt(error / reference)) if reference else 0.0,
-        divergence=divergence,
-        quantize_seconds=encoding,
-        score_seconds=seconds,
-        formats=dict(Counter(job.plan.values())),
-    )
-
-
-def _saved(bench: _Bench, job: _Job, row: SweepRow, folder: Path, stem: str) -> SweepRow:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stem}-{job.recipe.name}.gguf"
-    file = bench.file
-    tensors: dict[str, Any] = {name: job.made.get(name, file.tensors[name]) for name in job.plan}
-    gguf.write(path, output_metadata(file.metadata, job.recipe, bench.matrix), tensors)
-    return replace(row, path=str(path))
+def _name(given: str) -> str:
+    """The name of a type as rows carry it."""
+    bits = mix_target(given)
+    return recipe(given).name if bits is None else f"mix:{bits:g}"
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -265,9 +181,39 @@ def _check_names(names: Sequence[str]) -> None:
         raise FormatError(f"[sweep] expected each type once, got {', '.join(twice)} twice")
 
 
+def _jobs(
+    file: gguf.GGUFFile,
+    names: Sequence[str],
+    matrix: Imatrix | None,
+    overrides: Sequence[tuple[str, str]],
+    pure: bool,
+) -> dict[str, Job]:
+    """Recipes and uniform types by name, once it is known that they can be made."""
+    jobs = {}
+    for name in names:
+        chosen = recipe(name)
+        plan = plan_file(file, chosen, matrix, overrides, pure)
+        for tensor, format in plan.items():
+            if format != _format_of(file, tensor) and not format_info(format).can_encode:
+                raise FormatError(
+                    f"[sweep] expected formats that can be encoded in {name}, "
+                    f"got {format} for {tensor}"
+                )
+        kind = "uniform" if pure or chosen.family == "uniform" else "recipe"
+        jobs[name] = Job(name, kind, plan)
+    return jobs
+
+
+def _whole(file: gguf.GGUFFile, own: Mapping[str, str]) -> dict[str, str]:
+    """A format for every tensor, in the order in which they are written."""
+    ordered = sorted(file.tensors, key=file_order)
+    return {name: own.get(name) or _format_of(file, name) for name in ordered}
+
+
 def _format_of(file: gguf.GGUFFile, name: str) -> str:
     return str(file.tensors.info(name).type.name)
 
 
-def _size(shape: Sequence[int]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
+def _saved_as(model: Path, name: str, out: str | Path | None, save: bool) -> Path | None:
+    # A colon is no part of a file's name on every system.
+    return Path(out) / f"{model.stem}-{name.replace(':', '-')}.gguf" if save and out else None

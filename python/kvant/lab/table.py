@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
@@ -15,15 +15,19 @@ __all__ = ["COLUMNS", "Column", "mib", "rich_table"]
 
 
 class Column(NamedTuple):
-    """A heading, what it means in a few words, and the text of its cell.
+    """A heading, what it means in a few words, the value of its cell, and how that is written.
 
     The terminal must be `from_width` wide or the column is left out.
     """
 
     title: str
     meaning: str
-    cell: Callable[[SweepRow], str]
+    value: Callable[[SweepRow], str | float]
+    show: Callable[[Any], str] = str
     from_width: int = 0
+
+    def cell(self, row: SweepRow) -> str:
+        return self.show(self.value(row))
 
 
 def mib(nbytes: float) -> str:
@@ -53,23 +57,36 @@ def small(value: float) -> str:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("type", "recipe or format", lambda r: r.name),
-    Column("MiB", "tensor data", lambda r: mib(r.bytes)),
-    Column("bits", "bits per weight over the whole file", lambda r: f"{r.bits_per_weight:.2f}"),
+    Column("type", "recipe, format, or mix of so many bits", lambda r: r.name),
     Column(
-        "error", "relative RMS error of the changed weights", lambda r: small(r.relative_rmse), 100
+        "kind",
+        "formats by recipe, the same for all tensors, or a mix chosen by measured sensitivity",
+        lambda r: r.kind,
+        from_width=110,
     ),
-    Column("ppl", "perplexity", lambda r: f"{r.divergence.perplexity:.3f}"),
-    Column("KL", "mean KL divergence, nats per token", lambda r: small(r.divergence.kl_mean)),
-    Column("KL 99%", "one token in 100 is worse", lambda r: small(r.divergence.kl_p99), 80),
-    Column("KL 99.9%", "one token in 1000 is worse", lambda r: small(r.divergence.kl_p999), 100),
+    Column("MiB", "tensor data", lambda r: r.bytes, mib),
+    Column(
+        "bits", "bits per weight over the whole file", lambda r: r.bits_per_weight, "{:.2f}".format
+    ),
+    Column(
+        "error",
+        "relative RMS error of the changed weights",
+        lambda r: r.relative_rmse,
+        small,
+        from_width=100,
+    ),
+    Column("ppl", "perplexity", lambda r: r.divergence.perplexity, "{:.3f}".format),
+    Column("KL", "mean KL divergence, nats per token", lambda r: r.divergence.kl_mean, small),
+    Column("KL 99%", "one token in 100 is worse", lambda r: r.divergence.kl_p99, small, 80),
+    Column("KL 99.9%", "one token in 1000 is worse", lambda r: r.divergence.kl_p999, small, 100),
     Column(
         "same top",
         "share of tokens with the same best guess",
-        lambda r: f"{100 * r.divergence.same_top:.1f}%",
+        lambda r: r.divergence.same_top,
+        "{:.1%}".format,
     ),
-    Column("enc s", "time to quantize", lambda r: f"{r.quantize_seconds:.2f}", 100),
-    Column("eval s", "time to score", lambda r: f"{r.score_seconds:.1f}", 100),
+    Column("enc s", "time to quantize", lambda r: r.quantize_seconds, "{:.2f}".format, 100),
+    Column("eval s", "time to score", lambda r: r.score_seconds, "{:.1f}".format, 100),
 )
 
 
@@ -77,14 +94,18 @@ def rich_table(result: SweepResult, width: int = 120) -> Table:
     """The sweep as a rich table; the Pareto front is bold, the original model dim."""
     columns = [c for c in COLUMNS if width >= c.from_width]
     front = {row.name for row in pareto(result.tested)}
+    caption = ["bold: no other type is both smaller and closer to the original"]
+    if result.mixes is not None:
+        caption.append(f"mixes chosen on {result.mixes}")
     table = Table(
         title=f"{result.model}: {result.base.divergence.tokens} tokens scored",
-        caption="bold: no other type is both smaller and closer to the original",
+        caption="\n".join(caption),
         title_justify="left",
         caption_justify="left",
     )
-    for index, column in enumerate(columns):
-        table.add_column(column.title, justify="left" if index == 0 else "right", no_wrap=True)
+    for column in columns:
+        words = column.title in ("type", "kind")
+        table.add_column(column.title, justify="left" if words else "right", no_wrap=True)
     for index, row in enumerate(result.rows):
         style = "dim" if index == 0 else "bold" if row.name in front else ""
         table.add_row(*(Text(column.cell(row), style=style) for column in columns))

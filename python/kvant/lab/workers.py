@@ -1,8 +1,8 @@
-"""Windows side by side: one thread each, with the BLAS library held to one thread inside.
+"""Windows side by side: on few cores one thread each, on many one window with all threads.
 
-A BLAS that spins for its helpers wastes most of its time on matrices as small as those of one
-window, the more so on a busy machine. One window per thread scales better, and the result of a
-window then cannot depend on the number of threads.
+A window alone leaves cores idle between its products and while its logits are compared, so several
+at once are faster. But each keeps the logits of all its tokens in memory, so there are never more
+than four, and where there are more cores than that, one window with all of them is the better use.
 """
 
 from __future__ import annotations
@@ -11,40 +11,46 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib import import_module
 from itertools import islice
 from typing import TypeVar
 
-__all__ = ["in_order", "pool"]
+from .. import threads as set_threads
+
+__all__ = ["in_order", "side_by_side", "usable_cpus"]
 
 A = TypeVar("A")
 B = TypeVar("B")
 
+_AHEAD = 4
+
 
 @contextmanager
-def pool(threads: int | None = None) -> Iterator[Executor | None]:
-    """An executor for windows, or None where they should run one after another.
+def side_by_side(threads: int | None = None) -> Iterator[tuple[Executor | None, int]]:
+    """An executor for windows and the threads of each; None runs one after another.
 
-    Without the package `threadpoolctl` BLAS cannot be held back, so windows are not run side by
-    side either.
+    Parameters
+    ----------
+    threads : int or None
+        Of all windows together; None takes the set number. No result depends on it.
+
+    >>> with side_by_side(1) as (executor, each):
+    ...     print(executor, each)
+    None 1
     """
-    try:
-        limits = import_module("threadpoolctl").threadpool_limits
-    except ModuleNotFoundError:
-        yield None
+    count = set_threads() if threads is None else threads
+    if count == 1 or count > _AHEAD:
+        yield None, count
         return
-    workers = threads if threads is not None else usable_cpus()
-    executor = ThreadPoolExecutor(workers)
+    executor = ThreadPoolExecutor(count)
     try:
-        with limits(limits=1):
-            yield executor
+        yield executor, 1
     finally:
         # Who interrupts does not wait for windows that have not begun.
         executor.shutdown(cancel_futures=True)
 
 
 def in_order(
-    executor: Executor | None, function: Callable[[A], B], items: Iterable[A], ahead: int = 4
+    executor: Executor | None, function: Callable[[A], B], items: Iterable[A], ahead: int = _AHEAD
 ) -> Iterator[B]:
     """`map(function, items)`, side by side, but at most `ahead` results before they are used.
 
