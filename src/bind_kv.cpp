@@ -27,6 +27,13 @@ struct KvPages {
   }
 };
 
+// What the Python side has checked; memory depends on it.
+template <class Array>
+void fits(const Array& x, size_t tokens, int32_t heads, int32_t dim) {
+  const bool same = x.shape(0) == tokens && int64_t(x.shape(1)) == heads && int64_t(x.shape(2)) == dim;
+  if (!same || (tokens > 0 && dim > 1 && x.stride(2) != 1)) throw nb::value_error("an array does not fit the pages");
+}
+
 }  // namespace
 
 void bind_kv(nb::module_& m) {
@@ -39,6 +46,8 @@ void bind_kv(nb::module_& m) {
       "kv_append",
       [](const KvPages& pages, int64_t position, Heads k, Heads v, int32_t threads) {
         const kvant_kv_pages c = pages.c();
+        fits(k, k.shape(0), c.heads, c.dim);
+        fits(v, k.shape(0), c.heads, c.value_dim);
         run("append", [&] {
           return kvant_kv_append(&c, position, int64_t(k.shape(0)), k.data(), k.stride(0), k.stride(1), v.data(),
                                  v.stride(0), v.stride(1), threads);
@@ -50,6 +59,9 @@ void bind_kv(nb::module_& m) {
       [](const KvPages& pages, int64_t position, Heads q, int64_t window, float scale, std::optional<Vector> sinks,
          OutHeads out, int32_t threads) {
         const kvant_kv_pages c = pages.c();
+        fits(q, q.shape(0), int32_t(q.shape(1)), c.dim);
+        fits(out, q.shape(0), int32_t(q.shape(1)), c.value_dim);
+        if (sinks && sinks->shape(0) != q.shape(1)) throw nb::value_error("sinks do not fit");
         run("attend", [&] {
           return kvant_kv_attend(&c, position, int64_t(q.shape(0)), q.data(), q.stride(0), q.stride(1),
                                  int32_t(q.shape(1)), window, scale, sinks ? sinks->data() : nullptr, out.data(),

@@ -54,6 +54,9 @@ KVANT_EXPORT int32_t kvant_kv_attend(const kvant_kv_pages* pages, int64_t positi
   KVANT_CHECK(check_aligned(q, KVANT_F32));
   KVANT_CHECK(check_aligned(sinks, KVANT_F32));
   KVANT_CHECK(check_aligned(out, KVANT_F32));
+  // No window is longer than the pages, and sums with it stay in range.
+  const int64_t room = pages->pages * kPageTokens;
+  if (window > room) window = room + 1;
   const Attend attend = {{q, q_token_stride, q_head_stride}, tokens, heads, position, window, scale, sinks, out};
   return report(kv_attend(pages_of(*pages), attend, threads));
 }

@@ -272,7 +272,7 @@ int32_t kvant_kv_append(const kvant_kv_pages* pages, int64_t position, int64_t t
 /* Causal attention of tokens that stand at position, position + 1, ... over the keys up to their own.
  *   q                     [tokens, heads, dim], strides in elements; `heads` a multiple of the key heads, of
  *                         which head h reads number h / (heads / key heads)
- *   window                a token sees so many keys at most, its own among them
+ *   window                a token sees so many keys at most, its own among them; INT64_MAX for all
  *   scale                 of the scores
  *   sinks                 for each head the score of a key without a value; or null
  *   out                   [tokens, heads, value_dim] without gaps; overlaps nothing that is read

@@ -7,7 +7,7 @@
 //   R = R * a, then one fma for each key in order
 // Keys a row does not see count for nothing: s = -inf, p = 0, no fma. A page of which it sees none is passed
 // over. Chunks start from nothing and are merged in order, so it shows nowhere who computed which.
-// A score that is NaN or +inf, or nothing but -inf, makes the row NaN.
+// A score of -inf has no weight; one that is NaN or +inf makes the row NaN.
 #pragma once
 
 #include "kernels/sixteen.h"
@@ -162,6 +162,14 @@ KVANT_INLINE void weigh_page(float* scores, int begin, int end, int width, float
   }
   const auto larger = [](float a, float b) { return a > b ? a : b; };
   const float before = state[0], max = larger(reduce16<V>(largest, larger), before);
+  if (max == kMinusInfinity) {
+    // Nothing but -inf so far, from which a difference would be NaN; or a NaN, which the sum shall be.
+    for (int j = begin; j < end; ++j) {
+      if (scores[j] == kMinusInfinity) scores[j] = 0.0f;
+      state[1] += scores[j];
+    }
+    return;
+  }
   Sixteen<V> sum = splat16<V>(0.0f);
   for (int j = 0; j < kPageTokens; j += 16) {
     each_piece<V>([&](int p, int first) {

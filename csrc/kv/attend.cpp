@@ -10,7 +10,9 @@ namespace kvant {
 namespace {
 
 // Rows of one task: the keys of a page are read from the nearest cache by all of them.
-constexpr int kTaskRows = 48;
+constexpr int64_t kTaskRows = 48;
+// Of the results of chunks that wait to be merged; beyond, whole rows are tasks.
+constexpr int64_t kMostSplitBytes = int64_t(64) << 20;
 // Tokens appended by one task.
 constexpr int64_t kTaskTokens = 64;
 // Work that is done before another thread has woken up: numbers appended, products of queries and keys.
@@ -26,7 +28,8 @@ class Call {
         attend_(attend),
         group_(attend.heads / pages.heads),
         rows_(attend.tokens * group_),
-        blocks_(pieces(rows_, kTaskRows)),
+        block_rows_(rows_ < kTaskRows ? rows_ : kTaskRows),
+        blocks_(pieces(rows_, block_rows_)),
         stride_(kStateHead + pages.width()) {}
 
   Status run(int limit) {
@@ -35,7 +38,8 @@ class Call {
     const int64_t seen = keys < attend_.window ? keys : attend_.window;
     if (attend_.tokens * attend_.heads * seen <= kSmallAttend / (pages_.dim + pages_.value_dim)) limit = 1;
     const int64_t chunks = pieces(keys, kChunkTokens) - first_chunk(0);
-    if (chunks == 1 || units >= 4 * (limit > 0 ? limit : threads())) {
+    const int64_t split_bytes = units * chunks * block_rows_ * stride_ * int64_t(sizeof(float));
+    if (chunks == 1 || units >= 4 * (limit > 0 ? limit : threads()) || split_bytes > kMostSplitBytes) {
       parallel_for(units, limit, [&](int64_t i) { whole(i); });
     } else {
       split(chunks, limit);
@@ -49,10 +53,10 @@ class Call {
     return seen > 0 ? seen / kChunkTokens : 0;
   }
   int64_t end_chunk(int64_t last_row) const { return (attend_.position + last_row / group_) / kChunkTokens + 1; }
-  int64_t first_row(int64_t unit) const { return unit % blocks_ * kTaskRows; }
+  int64_t first_row(int64_t unit) const { return unit % blocks_ * block_rows_; }
   int rows_of(int64_t unit) const {
     const int64_t left = rows_ - first_row(unit);
-    return int(left < kTaskRows ? left : kTaskRows);
+    return int(left < block_rows_ ? left : block_rows_);
   }
 
   AttendJob job_of(int64_t unit) const {
@@ -84,9 +88,9 @@ class Call {
     const int rows = rows_of(unit);
     Carver needed;
     const auto place = [&](Carver& carver, float*& scores, float*& states, float*& more) {
-      scores = carver.take<float>(kTaskRows * kPageTokens);
-      states = carver.take<float>(kTaskRows * stride_);
-      more = carver.take<float>(kTaskRows * stride_);
+      scores = carver.take<float>(block_rows_ * kPageTokens);
+      states = carver.take<float>(block_rows_ * stride_);
+      more = carver.take<float>(block_rows_ * stride_);
     };
     float *scores, *states, *more;
     place(needed, scores, states, more);
@@ -109,13 +113,13 @@ class Call {
     const int64_t units = pages_.heads * blocks_, begin = first_chunk(0);
     float* states;
     const bool enough = carve_call_scratch([&](Carver& carver) {
-      states = carver.take<float>(units * chunks * kTaskRows * stride_);
+      states = carver.take<float>(units * chunks * block_rows_ * stride_);
     });
     if (!enough) return no_memory_.store(true);
-    const auto state = [&](int64_t unit, int64_t chunk) { return states + (unit * chunks + chunk) * kTaskRows * stride_; };
+    const auto state = [&](int64_t unit, int64_t chunk) { return states + (unit * chunks + chunk) * block_rows_ * stride_; };
     parallel_for(units * chunks, limit, [&](int64_t i) {
       const int64_t unit = i / chunks, chunk = i % chunks;
-      auto* scores = static_cast<float*>(thread_scratch(sizeof(float) * kTaskRows * kPageTokens));
+      auto* scores = static_cast<float*>(thread_scratch(sizeof(float) * size_t(block_rows_) * kPageTokens));
       if (!scores) return no_memory_.store(true);
       kernels_.chunk[int(pages_.type)](job_of(unit), first_row(unit), rows_of(unit), begin + chunk, scores, state(unit, chunk));
     });
@@ -132,7 +136,7 @@ class Call {
   const KvPages& pages_;
   const Attend& attend_;
   const int32_t group_;
-  const int64_t rows_, blocks_, stride_;
+  const int64_t rows_, block_rows_, blocks_, stride_;
   std::atomic<bool> no_memory_{false};
 };
 

@@ -109,6 +109,20 @@ def test_what_a_token_does_not_see_does_not_matter():
     assert np.isnan(got[:13]).any(axis=(1, 2)).all() and np.isnan(got[60:]).all()
 
 
+@pytest.mark.parametrize("place", [0, 64, 511, 600])
+def test_scores_of_minus_infinity_have_no_weight(place):
+    k, v = np.full((601, 1, 1), -np.inf, np.float32), normal(601, 1, 16, 0)
+    k[place] = 1
+    q = np.ones((1, 1, 1), np.float32)
+    for dtype in ("f16", "f32"):
+        kept = v[place].astype(np.float16 if dtype == "f16" else np.float32)
+        got = attend(q, k, v, 1.0, 600, dtype=dtype)
+        assert np.array_equal(got[0], kept.astype(np.float32))
+        k[place], wanted = -np.inf, np.zeros((1, 16), np.float32)
+        assert np.array_equal(attend(q, k, v, 1.0, 600, dtype=dtype)[0], wanted)
+        k[place] = 1
+
+
 def test_a_cache_grows_and_forgets():
     q, k, v = normal(300, 2, 16, 0), normal(300, 1, 16, 1), normal(300, 1, 16, 2)
     wanted = attend(q, k, v, 0.25)

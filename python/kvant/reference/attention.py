@@ -110,6 +110,13 @@ def _add_page(state: State, scores: F32, v: F32, offset: int) -> State:
         # A NaN is no largest score; it spreads through its weight.
         largest = np.float32(np.max(np.where(np.isnan(scores), _MINUS_INFINITY, scores)))
         largest = max(largest, before)
+        if largest == _MINUS_INFINITY:
+            # Nothing but -inf so far has no weight; a NaN is one.
+            weights = np.where(np.isnan(scores), scores, np.float32(0))
+            nan = np.isnan(weights).any()
+            for weight, value in zip(weights[offset : offset + len(v)], v, strict=True):
+                mixed = fma(weight, value, mixed)
+            return largest, np.float32(np.nan) if nan else total, mixed
         weights = _exp(scores - largest)
         a = _exp(before - largest)[0]
         total = total * a + lane_sum(weights)[0]
@@ -120,6 +127,9 @@ def _add_page(state: State, scores: F32, v: F32, offset: int) -> State:
 
 
 def _merge(one: State, two: State) -> State:
+    for state, other in ((two, one), (one, two)):
+        if state[0] == _MINUS_INFINITY and state[1] == 0:
+            return other
     largest = max(one[0], two[0])
     with np.errstate(all="ignore"):
         a, b = _exp(one[0] - largest)[0], _exp(two[0] - largest)[0]
@@ -127,7 +137,7 @@ def _merge(one: State, two: State) -> State:
 
 
 def _finish(state: State | None, sink: np.float32 | None, width: int) -> F32:
-    if state is None:
+    if state is None or (state[0] == _MINUS_INFINITY and state[1] == 0):
         return np.zeros(width, np.float32)
     largest, total, mixed = state
     factor = np.float32(1)
