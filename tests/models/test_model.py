@@ -218,11 +218,11 @@ def test_every_missing_tensor_is_named(architecture: str) -> None:
         ("llama", {"attention__layer_norm_rms_epsilon": float("nan")}, "positive number"),
         ("llama", {"rope__dimension_count": 6}, "rope over all 12"),
         ("llama", {"rope__scaling__type": "longrope"}, "none, linear or yarn, got longrope"),
-        ("llama", {"expert_count": 8}, "no experts in a llama model"),
+        ("llama", {"expert_count": 8}, "llama.expert_count = 0, got 8"),
         ("qwen3", {"attention__sliding_window": 32}, "full attention"),
         ("qwen3moe", {"expert_used_count": 7}, "expert_used_count <= 6"),
-        ("qwen3moe", {"expert_gating_func": 2}, "softmax gating"),
-        ("qwen3moe", {"expert_weights_norm": False}, "renormalised"),
+        ("qwen3moe", {"expert_gating_func": 2}, "qwen3moe.expert_gating_func = 1"),
+        ("qwen3moe", {"expert_weights_norm": False}, "expert_weights_norm = True"),
     ],
 )
 def test_a_model_that_cannot_be_run_is_refused(

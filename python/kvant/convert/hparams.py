@@ -85,19 +85,23 @@ def architecture_metadata(config: dict[str, Any], architecture: str) -> dict[str
 def _has_windows(config: dict[str, Any], architecture: str) -> bool:
     """Whether layers see a window, after checking that they are the ones that files mean."""
     if architecture == "llama":
-        return config.get("sliding_window") is not None
+        mistral = config["architectures"][0] == "MistralForCausalLM"
+        return mistral and config.get("sliding_window") is not None
     step = FULL_LAYER_STEPS.get(architecture)
     if step is None:
         return False
-    layers = int(_size(config, "num_hidden_layers"))
-    kinds = [
-        "full_attention" if (i + 1) % step == 0 else "sliding_attention" for i in range(layers)
-    ]
     given = config.get("layer_types")
-    if given is not None and given != kinds:
-        raise ModelError(
-            f"[convert] expected full attention in every layer {step} of {step}, got {given}"
-        )
+    if given is not None:
+        # A config may claim any number of layers: what it lists is counted instead.
+        count = int(_size(config, "num_hidden_layers"))
+        listed = given if isinstance(given, list) else []
+        names = ("full_attention", "sliding_attention")
+        if len(listed) != count or any(
+            kind != names[(i + 1) % step != 0] for i, kind in enumerate(listed)
+        ):
+            raise ModelError(
+                f"[convert] expected full attention in every layer {step} of {step}, got {given}"
+            )
     if given is None and config.get("sliding_window_pattern", step) != step:
         raise ModelError(
             f"[convert] expected sliding_window_pattern = {step}, "
@@ -204,10 +208,17 @@ def _refuse_what_gguf_cannot_say(config: dict[str, Any], architecture: str) -> N
             "final_logit_softcapping": (None, None),
             "use_bidirectional_attention": (False, False),
         }
-        if config.get("num_hidden_layers") != LAYERS_OF_27B:
-            scale = config.get("query_pre_attn_scalar", 256)
-            granted["head_dim"] = (scale, scale)
+        granted["query_pre_attn_scalar"] = (256, _score_width(config))
+    if architecture == "gpt-oss":
+        granted["swiglu_limit"] = (7.0, 7.0)
     _check_granted(config, granted, "config.json")
+
+
+def _score_width(config: dict[str, Any]) -> Any:
+    """What readers of gemma3 files take the root of, to scale scores by its inverse."""
+    if config.get("num_hidden_layers") == LAYERS_OF_27B:
+        return int(_size(config, "hidden_size")) // int(_size(config, "num_attention_heads"))
+    return config.get("head_dim", 256)
 
 
 def _check_granted(config: dict[str, Any], granted: dict[str, tuple[Any, Any]], where: str) -> None:

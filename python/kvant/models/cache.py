@@ -79,6 +79,11 @@ class Cache:
         # Sizes out of a file are NumPy's unsigned numbers, which wrap.
         self.kv_heads, self.head_dim = int(kv_heads), int(head_dim)
         self.value_dim = self.head_dim if value_dim is None else int(value_dim)
+        sizes = (int(layers), self.kv_heads, self.head_dim, self.value_dim, int(capacity))
+        if min(sizes) < 1 or any(window is not None and window < 1 for window in windows or ()):
+            raise ShapeError(f"[Cache] expected sizes of at least 1, got {sizes} and {windows}")
+        if windows is not None and len(windows) != layers:
+            raise ShapeError(f"[Cache] expected {layers} windows, got {len(windows)}")
         self._number_bytes = float_dtype("Cache", dtype)[1].itemsize
         # Values are padded to whole vectors.
         self._width = -(-self.value_dim // 16) * 16
@@ -116,6 +121,7 @@ class Cache:
         if self.length + len(k) > own.end:
             self._make_room(own, len(k))
         _core.kv_append(own.room.pages, self.length - own.first, k, v, threads or 0)
+        own.appended = len(k)
 
     def attend(
         self,
@@ -152,13 +158,18 @@ class Cache:
         Raises
         ------
         ShapeError
-            A shape does not fit.
+            A shape does not fit, or there are other tokens than were appended last.
         """
         q = f32_array("attend", "q", q)
         if q.ndim != 3 or q.shape[1] % self.kv_heads or q.shape[2] != self.head_dim:
             raise ShapeError(
                 f"[attend] expected q [T, a multiple of {self.kv_heads}, {self.head_dim}], "
                 f"got {q.shape}"
+            )
+        own = self._layers[layer]
+        if len(q) != own.appended:
+            raise ShapeError(
+                f"[attend] expected q of the {own.appended} tokens appended last, got {len(q)}"
             )
         if sinks is not None:
             sinks = f32_vector("attend", "sinks", sinks, q.shape[1])
@@ -167,7 +178,6 @@ class Cache:
             out = np.empty(shape, np.float32)
         else:
             checked_out("attend", out, shape, q.dtype)
-        own = self._layers[layer]
         reach = _NO_WINDOW if own.window is None else own.window
         place = self.length - own.first
         _core.kv_attend(own.room.pages, place, q, reach, scale, sinks, out, threads or 0)
@@ -206,15 +216,16 @@ class Cache:
             # Attention merges chunks of 512: where those begin must not change.
             first = max(first, (self.length + 1 - own.window) // _CHUNK * _CHUNK)
         old, skipped = own.room, (first - own.first) // PAGE_TOKENS
-        kept = max(_pages(self.length - first) if self.length > first else 0, 0)
-        need = _pages(self.length + tokens - first)
+        kept = _pages(self.length - first) if self.length > first else 0
+        need, capacity = _pages(self.length + tokens - first), self._capacity
         if need > old.k.shape[1]:
-            self._capacity = max(self._capacity, PAGE_TOKENS * max(need, 2 * old.k.shape[1]))
-            need = max(need, _pages(layer_tokens(self._capacity, own.window)))
-            own.room = self._room(need)
-        for new, source in ((own.room.k, old.k), (own.room.v, old.v)):
+            capacity = max(capacity, PAGE_TOKENS * max(need, 2 * old.k.shape[1]))
+        # An interruption must find the old room or the new one, never half of it.
+        room = self._room(max(need, _pages(layer_tokens(capacity, own.window))))
+        for new, source in ((room.k, old.k), (room.v, old.v)):
             new[:, :kept] = source[:, skipped : skipped + kept]
-        own.first = first
+        own.place = (room, first)
+        self._capacity = capacity
 
 
 class _Room(NamedTuple):
@@ -224,12 +235,22 @@ class _Room(NamedTuple):
 
 
 class _Layer:
-    """One layer's pages; `first` is the token that stands in the first place."""
+    """One layer's pages, and how many tokens were appended last."""
 
     def __init__(self, window: int | None, room: _Room) -> None:
         self.window = window
-        self.room = room
-        self.first = 0
+        self.place = (room, 0)
+        self.appended = 0
+
+    @property
+    def room(self) -> _Room:
+        """Keys and values."""
+        return self.place[0]
+
+    @property
+    def first(self) -> int:
+        """The token that stands in the first place."""
+        return self.place[1]
 
     @property
     def end(self) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from kvant.errors import ModelError
 
 __all__ = ["FULL_LAYER_STEPS", "ModelConfig", "read_config"]
@@ -57,6 +59,9 @@ FULL_LAYER_STEPS = {"llama": 0, "gemma3": 6, "gpt-oss": 2}
 """Architectures whose layers may have windows, and which of them sees all tokens."""
 
 
+_TOO_MUCH = 2**31
+
+
 class _Keys:
     """Typed look-up below one architecture prefix."""
 
@@ -72,29 +77,40 @@ class _Keys:
             raise ModelError(f"[load] expected the key {name!r}, got none")
         return value
 
-    def size(self, key: str, default: int | None = None) -> int:
-        """A positive whole number."""
+    def size(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number from `least` to 2^31 - 1."""
         value = self.get(key, default)
-        try:
-            number = int(value)
-        except (TypeError, ValueError):
-            number = 0
-        if number < 1 or number != value:
+        number: int | None = _as(int, value)
+        if number is None or not least <= number < _TOO_MUCH or number != value:
             name = f"{self._prefix}.{key}"
-            raise ModelError(f"[load] expected a positive integer for {name!r}, got {value!r}")
+            kind = "a positive integer" if least == 1 else "an integer of 0 or more"
+            raise ModelError(f"[load] expected {kind} below 2^31 for {name!r}, got {value!r}")
         return number
 
-    def real(self, key: str, default: float | None = None) -> float:
-        """A positive finite number."""
+    def real(self, key: str, default: float | None = None, least: float = 0.0) -> float:
+        """A finite number above 0, and not below `least`."""
         value = self.get(key, default)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = 0.0
-        if not 0 < number < float("inf"):
+        number: float | None = _as(float, value)
+        if number is None or not 0 < number < float("inf") or number < least:
             name = f"{self._prefix}.{key}"
-            raise ModelError(f"[load] expected a positive number for {name!r}, got {value!r}")
+            bound = "a positive number" if least == 0 else f"a number of at least {least:g}"
+            raise ModelError(f"[load] expected {bound} for {name!r}, got {value!r}")
         return number
+
+    def only(self, key: str, wanted: Any) -> None:
+        """Refuse another value than the one that is computed with; none at all is as well."""
+        value = self.get(key, wanted)
+        if np.ndim(value) or value != wanted:
+            name = f"{self._prefix}.{key}"
+            raise ModelError(f"[load] expected {name} = {wanted}, got {value!r}")
+
+
+def _as(kind: type, value: Any) -> Any:
+    """The value as a number of a kind; None where it is no such thing."""
+    try:
+        return kind(value) if np.ndim(value) == 0 and not isinstance(value, str) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def read_config(metadata: Mapping[str, Any], architectures: tuple[str, ...]) -> ModelConfig:
@@ -126,7 +142,7 @@ def read_config(metadata: Mapping[str, Any], architectures: tuple[str, ...]) -> 
     expert_ffn = 0
     if has_experts:
         # Files of olmoe say it with the key of dense models.
-        dense = keys.get("feed_forward_length", 0) if architecture == "olmoe" else None
+        dense = keys.size("feed_forward_length", 0, 0) if architecture == "olmoe" else 0
         expert_ffn = keys.size("expert_feed_forward_length", dense or None)
     config = ModelConfig(
         architecture=architecture,
@@ -139,7 +155,7 @@ def read_config(metadata: Mapping[str, Any], architectures: tuple[str, ...]) -> 
         key_length=key_length,
         value_length=keys.size("attention.value_length", width // heads),
         vocab_size=_vocab_size(metadata, keys),
-        rope_freq_base=keys.real("rope.freq_base", 10000.0),
+        rope_freq_base=keys.real("rope.freq_base", 10000.0, 1.0),
         rope_scale=_rope_scale(keys),
         layer_norm_rms_epsilon=keys.real("attention.layer_norm_rms_epsilon"),
         expert_count=keys.size("expert_count") if has_experts else 0,
@@ -147,7 +163,7 @@ def read_config(metadata: Mapping[str, Any], architectures: tuple[str, ...]) -> 
         expert_feed_forward_length=expert_ffn,
         sliding_window=_window(keys, architecture),
         full_layer_step=FULL_LAYER_STEPS.get(architecture, 0),
-        rope_freq_base_swa=keys.real("rope.freq_base_swa", 10000.0),
+        rope_freq_base_swa=keys.real("rope.freq_base_swa", 10000.0, 1.0),
         rope_original_context=_original_context(keys),
     )
     if config.expert_used_count > config.expert_count:
@@ -162,30 +178,35 @@ def _vocab_size(metadata: Mapping[str, Any], keys: _Keys) -> int:
     return keys.size("vocab_size", len(tokens) if isinstance(tokens, Sized) else None)
 
 
-def _rope_scale(keys: _Keys) -> float:
-    kind = str(keys.get("rope.scaling.type", "none"))
-    if kind in ("linear", "yarn"):
-        return keys.real("rope.scaling.factor")
-    if kind != "none":
+def _rope_type(keys: _Keys) -> str:
+    kind = keys.get("rope.scaling.type", "linear")
+    if kind not in ("none", "linear", "yarn"):
         raise ModelError(f"[load] expected rope scaling none, linear or yarn, got {kind}")
-    return 1.0
+    return str(kind)
+
+
+def _rope_scale(keys: _Keys) -> float:
+    if _rope_type(keys) == "none":
+        return 1.0
+    # Older files have another name for it, and no type.
+    return keys.real("rope.scaling.factor", keys.real("rope.scale_linear", 1.0))
 
 
 def _original_context(keys: _Keys) -> int:
-    if str(keys.get("rope.scaling.type", "none")) != "yarn":
+    if _rope_type(keys) != "yarn":
         return 0
-    for key, standard in (("yarn_beta_fast", 32.0), ("yarn_beta_slow", 1.0)):
-        if keys.real(f"rope.scaling.{key}", standard) != standard:
-            raise ModelError(f"[load] expected rope.scaling.{key} = {standard}, got another")
+    for key, standard in (("yarn_beta_fast", 32.0), ("yarn_beta_slow", 1.0), ("attn_factor", 1.0)):
+        keys.only(f"rope.scaling.{key}", standard)
+    # Its bounds are logarithms to this base.
+    keys.real("rope.freq_base", 10000.0, 1.001)
     return keys.size("rope.scaling.original_context_length")
 
 
 def _window(keys: _Keys, architecture: str) -> int:
-    if keys.get("attention.sliding_window", 0) == 0:
-        return 0
-    if architecture not in FULL_LAYER_STEPS:
+    window = keys.size("attention.sliding_window", 0, 0)
+    if window and architecture not in FULL_LAYER_STEPS:
         raise ModelError("[load] expected full attention, got attention.sliding_window")
-    return keys.size("attention.sliding_window")
+    return window
 
 
 def _refuse_what_is_not_done(keys: _Keys, architecture: str, key_length: int) -> None:
@@ -195,12 +216,18 @@ def _refuse_what_is_not_done(keys: _Keys, architecture: str, key_length: int) ->
         raise ModelError(
             f"[load] expected rope over all {key_length} (even) head elements, got {rotated}"
         )
-    if architecture not in _EXPERTS and keys.get("expert_count", 0) != 0:
-        raise ModelError(f"[load] expected no experts in a {architecture} model, got some")
+    for key in ("attn_logit_softcapping", "final_logit_softcapping", "attention.scale"):
+        keys.only(key, 0.0)
+    if architecture in FULL_LAYER_STEPS:
+        keys.only("attention.sliding_window_pattern", FULL_LAYER_STEPS[architecture])
+    if architecture != "gemma3":
+        keys.only("rope.freq_base_swa", keys.get("rope.freq_base", 10000.0))
+    elif _rope_type(keys) == "yarn":
+        raise ModelError("[load] expected rope scaling none or linear in gemma3, got yarn")
+    if architecture not in _EXPERTS:
+        keys.only("expert_count", 0)
     if architecture == "qwen3moe":
-        if keys.get("expert_gating_func", 1) != 1:
-            raise ModelError("[load] expected softmax gating of experts, got another function")
-        if keys.get("expert_weights_norm", True) is not True:
-            raise ModelError("[load] expected renormalised expert weights, got expert_weights_norm")
-    if architecture == "olmoe" and keys.get("expert_weights_norm", False) is not False:
-        raise ModelError("[load] expected expert weights as they are, got expert_weights_norm")
+        keys.only("expert_gating_func", 1)
+        keys.only("expert_weights_norm", True)
+    if architecture == "olmoe":
+        keys.only("expert_weights_norm", False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kvant.errors import ModelError
 from kvant.models.model import Model
@@ -27,7 +28,7 @@ class Generation:
     Parameters
     ----------
     model : Model
-    ids : sequence of int
+    ids : integers [T]
         The prompt.
     tokens : int
         Most tokens to make.
@@ -53,7 +54,7 @@ class Generation:
     def __init__(
         self,
         model: Model,
-        ids: Sequence[int],
+        ids: npt.ArrayLike,
         tokens: int,
         *,
         temperature: float = 0.0,
@@ -63,12 +64,12 @@ class Generation:
         profile: bool = False,
     ) -> None:
         self._model = model
-        self._prompt = model.checked(np.asarray(ids, np.int64), "generate")
-        context = model.config.context_length
-        if len(ids) + tokens > context:
+        self._prompt = model.checked(ids, "generate")
+        context, count = model.config.context_length, len(self._prompt)
+        if tokens < 0 or count + tokens > context:
             raise ModelError(
                 f"[generate] expected at most {context} tokens in all (context_length), "
-                f"got {len(ids)} + {tokens}"
+                f"got {count} + {tokens}"
             )
         self._tokens = tokens
         self._sampler = Sampler(temperature, top_p, seed)

@@ -18,7 +18,6 @@ from kvant.models.architectures import (
 )
 from kvant.models.config import ModelConfig, read_config
 from kvant.models.routing import Ints
-from kvant.models.sampling import Sampler
 from kvant.models.session import Session
 from kvant.models.step import Observer, Settings
 from kvant.models.tokenizer import Tokenizer, read_tokenizer
@@ -73,6 +72,7 @@ class Model:
         self._weights = tensors if isinstance(tensors, WeightTable) else WeightTable(tensors, pack)
         _check_tensors(self.config, self._weights)
         self._settings = Settings(act, threads)
+        self._eos_id = _eos_id(metadata)
         self._layers = architecture_of(self.config)(self.config, self._weights)
         self._head = "output.weight" if self.has_own_head else "token_embd.weight"
 
@@ -94,7 +94,7 @@ class Model:
     @property
     def eos_id(self) -> int | None:
         """The token that ends a text, if the metadata name one."""
-        return self._metadata.get("tokenizer.ggml.eos_token_id")
+        return self._eos_id
 
     def with_weights(self, tensors: Mapping[str, Tensor]) -> Model:
         """The same model with some tensors replaced; everything else is shared with this one.
@@ -232,24 +232,10 @@ class Model:
         ShapeError, ModelError
             As `logits`; also when T + n exceeds the context, or a setting is out of range.
         """
-        ids = self.checked(tokens, "generate")
-        context = self.config.context_length
-        if n < 0 or len(ids) + n > context:
-            raise ModelError(
-                f"[generate] expected at most {context} tokens in all (context_length), "
-                f"got {len(ids)} + {n}"
-            )
-        return self._continue(ids, n, Sampler(temperature, top_p, seed))
+        from kvant.models.generation import Generation
 
-    def _continue(self, ids: Ints, n: int, sampler: Sampler) -> Iterator[int]:
-        session = self.start(len(ids) + n)
-        new = ids
-        for _ in range(n):
-            token = sampler.pick(self.head(session.feed(new)[-1]))
-            if token == self.eos_id:
-                return
-            yield token
-            new = np.array([token])
+        how = Generation(self, tokens, n, temperature=temperature, top_p=top_p, seed=seed)
+        return how.ids()
 
     def checked(self, tokens: npt.ArrayLike, function: str) -> Ints:
         """Tokens as int64, once it is known that the model can take them."""
@@ -281,10 +267,23 @@ def _check_tensors(config: ModelConfig, weights: WeightTable) -> None:
             f"[load] expected tensors of {config.block_count} layers, got {len(weights)} in all"
         )
     required = required_shapes(config)
-    for name, shape in (required | optional_shapes(config)).items():
+    known = required | optional_shapes(config)
+    unknown = set(weights) - set(known)
+    if unknown:
+        raise ModelError(f"[load] expected only tensors that are used, got {min(unknown)!r}")
+    if config.rope_original_context and "rope_freqs.weight" in weights:
+        raise ModelError("[load] expected rope factors or YaRN, got both")
+    for name, shape in known.items():
         if name not in weights:
             if name in required:
                 raise ModelError(f"[load] expected the tensor {name!r}, got none")
         elif tuple(weights[name].shape) != shape:
             got = tuple(weights[name].shape)
             raise ShapeError(f"[load] expected shape {shape} for {name}, got {got}")
+
+
+def _eos_id(metadata: Mapping[str, Any]) -> int | None:
+    value = metadata.get("tokenizer.ggml.eos_token_id")
+    if value is not None and not isinstance(value, int | np.integer):
+        raise ModelError(f"[load] expected a whole number for eos_token_id, got {value!r}")
+    return None if value is None else int(value)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 from kvant import _core
+from kvant.errors import Error
 
 __all__ = ["Profile"]
 
@@ -26,8 +28,12 @@ _CALLS = (
 )
 
 
+_ENTERED = Lock()
+
+
 class Profile:
-    """Counts and times native calls while it is entered, as often as one likes; one at a time.
+    """Counts and times native calls while it is entered, as often as one likes; one at a
+    time, of all threads.
 
     The timing itself counts as Python's, so that its share is rather too large than too small.
 
@@ -56,6 +62,8 @@ class Profile:
         self._timed: dict[str, Callable[..., Any]] = {}
 
     def __enter__(self) -> Profile:
+        if not _ENTERED.acquire(blocking=False):
+            raise Error("[Profile] expected one profile at a time, got another that is entered")
         for name in _CALLS:
             self._replaced[name] = getattr(_core, name)
             if name not in self._timed:
@@ -68,6 +76,7 @@ class Profile:
         self.total += time.perf_counter() - self._began
         for name, function in self._replaced.items():
             setattr(_core, name, function)
+        _ENTERED.release()
 
     @property
     def native(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvant.errors import ModelError
+from kvant.errors import Error, ModelError
 from kvant.models.weights import Array
 
 __all__ = ["Sampler"]
@@ -44,7 +44,9 @@ class Sampler:
         self._generator = np.random.default_rng(seed)
 
     def pick(self, logits: Array) -> int:
-        """The next token's id, from logits f32 [vocab]."""
+        """The next token's id, from logits f32 [vocab]; Error where one is NaN."""
+        if np.isnan(logits.max()):
+            raise Error("[generate] expected logits that are numbers, got NaN")
         if self._temperature == 0:
             return int(np.argmax(logits))
         scaled = (logits.astype(np.float64) - float(logits.max())) / self._temperature

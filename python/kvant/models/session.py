@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvant.errors import ModelError
+from kvant.errors import ModelError, ShapeError
 from kvant.models.cache import BATCH_TOKENS, PAGE_TOKENS, Cache
 from kvant.models.config import ModelConfig
 from kvant.models.routing import Ints
@@ -62,9 +62,13 @@ class Session:
 
         Raises
         ------
+        ShapeError
+            There are no tokens.
         ModelError
             The sequence gets longer than the model's context.
         """
+        if not len(tokens):
+            raise ShapeError("[feed] expected at least one token, got none")
         total = self.cache.length + len(tokens)
         if total > self._config.context_length:
             raise ModelError(

@@ -18,7 +18,7 @@ def weight_bytes_per_token(model: Model) -> int:
     for name, tensor in model.tensors.items():
         if len(tensor.shape) < 2 or (name == "token_embd.weight" and model.has_own_head):
             continue
-        if name.endswith("_exps.weight"):
+        if "_exps." in name:
             total += tensor.nbytes * config.expert_used_count // config.expert_count
         else:
             total += tensor.nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from threading import Lock
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -49,6 +50,7 @@ class WeightTable(Mapping[str, Tensor]):
         self._own = tensors
         self._pack = pack
         self._parent = parent
+        self._making = Lock()
         self._vectors: dict[str, Array] = {}
         self._matrices: dict[str, QTensor | PackedTensor] = {}
         self._linears: dict[str, Linear] = {}
@@ -84,13 +86,19 @@ class WeightTable(Mapping[str, Tensor]):
     def matrix(self, name: str) -> QTensor | PackedTensor:
         """A matrix, or a stack of them, ready to be multiplied by."""
         ready = self._matrices.get(name)
-        if ready is None:
+        if ready is not None:
+            return ready
+        # Two threads that want the same one must not make it twice.
+        with self._making:
+            ready = self._matrices.get(name)
+            if ready is not None:
+                return ready
             if self._parent is not None and name not in self._own:
                 ready = self._parent.matrix(name)
             else:
                 ready = self.table(name).pack() if self._pack else self.table(name)
             self._matrices[name] = ready
-        return ready
+            return ready
 
     def linear(self, name: str) -> Linear:
         """A product: the matrix `name`.weight, and `name`.bias if there is one."""
