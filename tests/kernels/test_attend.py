@@ -163,15 +163,41 @@ def test_a_window_keeps_what_it_needs(window, batch):
     assert np.array_equal(words(small.attend(0, q[-5:], 0.25)), words(wanted))
 
 
+def test_an_interrupted_cache_is_as_it_was(monkeypatch):
+    q, k, v = normal(300, 1, 16, 0), normal(300, 1, 16, 1), normal(300, 1, 16, 2)
+    cache = Cache(1, 1, 16, windows=[20])
+    cache.append(0, k[:60], v[:60])
+    cache.advance(60)
+    room = Cache._room
+
+    def interrupted(self, pages):
+        room(self, pages)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cache, "_room", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.append(0, k[60:], v[60:])
+    monkeypatch.undo()
+    assert (cache.length, cache.capacity) == (60, 64)
+    cache.append(0, k[60:], v[60:])
+    wanted = attend(q[60:], k, v, 0.25, 60, window=20)
+    assert np.array_equal(words(cache.attend(0, q[60:], 0.25)), words(wanted))
+
+
 def test_wrong_shapes_are_refused():
-    cache = Cache(1, 2, 16)
+    cache, appended = Cache(1, 2, 16), Cache(1, 2, 16)
     k = normal(3, 2, 16, 0)
+    appended.append(0, k[:2], k[:2])
     cases = [
         lambda: cache.append(0, k[:, :1], k),
         lambda: cache.append(0, k, k[:2]),
         lambda: cache.attend(0, k[:, :, :8], 1.0),
         lambda: cache.attend(0, normal(3, 3, 16, 0), 1.0),
-        lambda: Cache(1, 2, 16, windows=[0]).attend(0, k, 1.0),
+        lambda: Cache(1, 2, 16, windows=[0]),
+        lambda: Cache(2, 2, 16, windows=[None]),
+        lambda: Cache(1, 0, 16),
+        lambda: Cache(1, 2, -4),
+        lambda: appended.attend(0, k, 1.0),
         lambda: Cache(1, 2, 16, dtype="q8_0"),
         lambda: cache.attend(0, k, 1.0, sinks=np.zeros(3, np.float32)),
         lambda: cache.attend(0, k, 1.0, out=np.zeros((3, 2, 8), np.float32)),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_models import ARCHITECTURE_NAMES, metadata, random_model, tensors
 
-from kvant.errors import ModelError, ShapeError
+from kvant.errors import Error, ModelError, ShapeError
 from kvant.models import Model
 
 TOKENS = [7, 0, 299, 12, 12, 45, 101]
@@ -223,6 +223,19 @@ def test_every_missing_tensor_is_named(architecture: str) -> None:
         ("qwen3moe", {"expert_used_count": 7}, "expert_used_count <= 6"),
         ("qwen3moe", {"expert_gating_func": 2}, "qwen3moe.expert_gating_func = 1"),
         ("qwen3moe", {"expert_weights_norm": False}, "expert_weights_norm = True"),
+        ("llama", {"block_count": np.float32(np.inf)}, "positive integer"),
+        ("llama", {"expert_count": [1, 2]}, "expert_count = 0"),
+        ("llama", {"rope__freq_base": 0.5}, "at least 1"),
+        ("llama", {"rope__freq_base_swa": 77.0}, "freq_base_swa = 1000"),
+        ("llama", {"attention__sliding_window": np.uint64(2**64 - 1)}, "below 2"),
+        ("llama", {"attention__sliding_window": [1, 2]}, "integer of 0 or more"),
+        ("llama", {"attention__scale": 0.3}, "attention.scale = 0.0"),
+        ("olmoe", {"feed_forward_length": [1, 2]}, "integer of 0 or more"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, "softcapping = 0.0"),
+        ("gemma3", {"attention__sliding_window_pattern": 2}, "pattern = 6"),
+        ("gemma3", {"rope__scaling__type": "yarn"}, "none or linear in gemma3"),
+        ("qwen3", {"rope__scaling__type": "yarn", "rope__scaling__attn_factor": 2.0}, "attn_fac"),
+        ("qwen3", {"rope__scaling__type": "yarn", "rope__freq_base": 1.0}, "at least 1.001"),
     ],
 )
 def test_a_model_that_cannot_be_run_is_refused(
@@ -230,6 +243,42 @@ def test_a_model_that_cannot_be_run_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=r"\[load\] .*" + message):
         Model(metadata(architecture, **changes), {})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "shape"),
+    [
+        ("llama", "blk.0.attn_q_norm.weight", (12,)),
+        ("qwen3moe", "blk.0.ffn_gate_inp.bias", (6,)),
+        ("qwen3moe", "blk.1.ffn_up_exps.bias", (6, 20)),
+    ],
+)
+def test_a_tensor_that_would_not_be_used_is_refused(
+    architecture: str, name: str, shape: tuple[int, ...]
+) -> None:
+    keys = metadata(architecture)
+    with pytest.raises(ModelError, match=f"only tensors that are used, got '{name}'"):
+        Model(keys, tensors(keys) | {name: np.ones(shape, np.float32)})
+
+
+def test_the_end_of_text_must_be_a_token() -> None:
+    keys = metadata("llama")
+    with pytest.raises(ModelError, match="whole number for eos_token_id"):
+        Model(keys | {"tokenizer.ggml.eos_token_id": [1, 2]}, tensors(keys))
+
+
+def test_nan_is_no_token() -> None:
+    keys = metadata("llama")
+    weights = tensors(keys)
+    weights["output_norm.weight"] = np.full(32, np.nan, np.float32)
+    for temperature in (0.0, 1.0):
+        with pytest.raises(Error, match="got NaN"):
+            Model(keys, weights).generate(TOKENS, 2, temperature=temperature)
+
+
+def test_a_session_wants_tokens() -> None:
+    with pytest.raises(ShapeError, match="at least one token"):
+        random_model("llama").start().feed(np.array([], np.int64))
 
 
 def test_an_unknown_architecture_is_named() -> None:
@@ -246,4 +295,6 @@ def test_linear_rope_scaling_stretches_positions(seed: int, count: int) -> None:
     scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     factors = {"rope_freqs.weight": np.full(6, 4, dtype=np.float32)}
     scaled = Model(keys | scaling, weights).logits(tokens)
+    for old in ({"llama.rope.scaling.factor": 4.0}, {"llama.rope.scale_linear": 4.0}):
+        np.testing.assert_array_equal(Model(keys | old, weights).logits(tokens), scaled)
     np.testing.assert_allclose(scaled, Model(keys, weights | factors).logits(tokens), atol=2e-5)
