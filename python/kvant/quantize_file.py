@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from .imatrix import Imatrix
 from .imatrix import load as load_imatrix
 from .qtensor import QTensor
 from .quant import quantize
+from .recipe_table import UNIFORM_FILE_TYPES
 from .recipes import Recipe, TensorInfo, plan, recipe
 
 __all__ = [
@@ -101,7 +103,7 @@ class QuantizeSummary:
 def quantize_file(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str] | None,
-    type: str,
+    type: str | Mapping[str, str],
     imatrix: Imatrix | str | os.PathLike[str] | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     pure: bool = False,
@@ -117,8 +119,9 @@ def quantize_file(
     src, dst : path
         `dst` may be None in a dry run; otherwise it is replaced as a whole when all is done, and
         left as it was on failure.
-    type : str
-        A recipe (`Q4_K_M`) or a format for all tensors (`q4_k`); see `kvant.recipes.recipe`.
+    type : str or mapping
+        A recipe (`Q4_K_M`) or a format for all tensors (`q4_k`); see `kvant.recipes.recipe`. Or the
+        format of each tensor by name: those that are not named stay as they are.
     imatrix : Imatrix, path or None
         Importance of each input column, used by the formats that can.
     overrides : sequence of (regex, format)
@@ -155,7 +158,8 @@ def quantize_file(
     ('q8_0', 8.5)
     """
     started = time.perf_counter()
-    chosen = recipe(type)
+    if not isinstance(type, str) and (overrides or pure):
+        raise FormatError("[quantize_file] expected no overrides beside a mapping, got some")
     if dst is None and not dry_run:
         raise ShapeError("[quantize_file] expected a destination, got None without dry_run")
     if dst is not None and os.path.exists(dst) and os.path.samefile(src, dst):
@@ -164,7 +168,11 @@ def quantize_file(
         )
     matrix, matrix_path = _load_imatrix(imatrix)
     with gguf.open(src) as file:
-        formats = plan_file(file, chosen, matrix, overrides, pure)
+        if isinstance(type, str):
+            chosen = recipe(type)
+            formats = plan_file(file, chosen, matrix, overrides, pure)
+        else:
+            chosen, formats = _as_given(file, type)
         changes = tuple(_change(file, name, fmt, matrix) for name, fmt in formats.items())
         if not dry_run:
             assert dst is not None
@@ -195,6 +203,22 @@ def plan_file(
     return plan(
         chosen, file.metadata, infos, has_imatrix=has_imatrix, overrides=overrides, pure=pure
     )
+
+
+def _as_given(file: gguf.GGUFFile, given: Mapping[str, str]) -> tuple[Recipe, dict[str, str]]:
+    """A format for each tensor, and the recipe that labels the file: that of most numbers."""
+    unknown = set(given) - set(file.tensors)
+    if unknown:
+        raise FormatError(f"[quantize_file] expected tensors of the file, got {min(unknown)!r}")
+    infos = [_info(file, name) for name in file.tensors]
+    formats = {info.name: given.get(info.name, info.format) for info in infos}
+    numbers: Counter[str] = Counter()
+    for info in infos:
+        numbers[formats[info.name]] += _size(info.shape)
+    labels = [name for name, _ in numbers.most_common() if name in UNIFORM_FILE_TYPES]
+    if not labels:
+        raise FormatError("[quantize_file] expected a tensor with a known format, got none")
+    return recipe(labels[0]), formats
 
 
 def output_metadata(

@@ -18,7 +18,7 @@ from kvant.cli.main import main
 from kvant.errors import FormatError, ShapeError
 from kvant.lab import Study, measured, optimize, sensitivity, windows
 from kvant.lab.costs import Sensitivity
-from kvant.quantize_file import plan_file
+from kvant.quantize_file import plan_file, quantize_file
 
 FORMATS = ("q2_k", "q4_k", "q8_0")
 TOKENS = np.random.default_rng(0).integers(1, 258, 130)
@@ -77,6 +77,55 @@ def test_a_plan_fits_its_target_and_is_written(
     assert {t.name: t.format for t in done.tensors if t.name in plan.formats} == plan.formats
     assert sum(t.bytes for t in done.tensors) == plan.nbytes
     assert any("'^blk\\.0\\.attn_q\\.weight$=" in line for line in plan.llama_quantize_lines())
+
+
+def test_formats_of_the_file_itself_cost_nothing(study: Study, tmp_path: Path) -> None:
+    # The smallest that loses anything is what the estimates hang on.
+    found = sensitivity(study, ("q4_k", "f16"))
+    for choices in found.choices.values():
+        assert [c.format for c in choices] == ["q4_k", "f16"]
+        assert choices[0].cost > choices[1].cost == 0
+    plan = optimize(found, target_bpw=10.0, study=study)
+    assert 9.5 < plan.bits_per_weight <= 10
+    assert set(plan.formats.values()) == {"q4_k", "f16"}
+    # Most tensors are f16, and the others are written as planned.
+    done = plan.write(study.model, str(tmp_path / "mix.gguf"), threads=1)
+    assert sum(t.bytes for t in done.tensors) == plan.nbytes
+    with gguf.open(tmp_path / "mix.gguf") as file:
+        written = {name: file.tensors.info(name).type.name for name in file.tensors}
+    assert {name: written[name] for name in plan.formats} == plan.formats
+    exact = optimize(found, max_kl=1e-9, study=study)
+    assert set(exact.formats.values()) == {"f16"}
+
+
+def test_tensors_that_are_quantized_already_stay(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "part.gguf"
+    name = "blk.0.ffn_up_exps.weight"
+    quantize_file(study.model, path, {name: "q8_0"})
+    own = Study.of(str(path), study.windows(), threads=1)
+    found = sensitivity(own, FORMATS)
+    assert name not in found.choices
+    optimize(found, target_bpw=5.0).write(str(path), str(tmp_path / "mix.gguf"), threads=1)
+    with gguf.open(tmp_path / "mix.gguf") as file:
+        assert file.tensors.info(name).type.name == "q8_0"
+    for type, message in (({"x": "q4_k"}, "tensors of the file, got 'x'"), ({}, "no overrides")):
+        overrides = [] if type else [("a", "q4_k")]
+        with pytest.raises(FormatError, match=message):
+            quantize_file(path, tmp_path / "no.gguf", type, overrides=overrides)
+    assert not (tmp_path / "no.gguf").exists()
+
+
+def test_another_file_under_the_same_name_is_measured_anew(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    run = {"blk.0.attn_q.weight": "q2_k"}
+    kl = []
+    for scale in (1.0, 3.0):
+        with gguf.open(study.model) as file:
+            tensors = dict(file.tensors)
+            q = tensors["blk.0.attn_q.weight"].dequantize() * np.float32(scale)
+            gguf.write(path, dict(file.metadata), tensors | {"blk.0.attn_q.weight": q})
+        kl.append(next(measured(Study.of(str(path), study.windows()), [run])).kl_mean)
+    assert kl[0] != kl[1]
 
 
 def test_the_smallest_mix_within_a_divergence(study: Study, found: Sensitivity) -> None:
@@ -149,5 +198,14 @@ def test_the_command(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture
         found.append(json.loads(capsys.readouterr().out))
     assert found[0] == found[1]
     assert found[0]["bits_per_weight"] == pytest.approx(4.5, rel=0.005)
-    assert main([*words, "--target-size", "1KiB"]) == 2
-    assert "target of at least" in capsys.readouterr().err
+    # What cannot be is told before anything is measured.
+    for more, message in (
+        (["--target-size", "1KiB"], "target of at least"),
+        (["--target-bpw", "1"], "target of at least"),
+        (["--target-bpw", "nan"], "target_bpw above 0"),
+        (["--max-kl", "inf"], "max_kl above 0"),
+        (["--target-bpw", "5", "-o", study.model], "two different files"),
+        (["--target-bpw", "5", "-o", str(tmp_path / "no" / "x.gguf")], "No such folder"),
+    ):
+        assert main([*words, *more]) == 2, more
+        assert message in capsys.readouterr().err

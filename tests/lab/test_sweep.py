@@ -98,7 +98,7 @@ def test_own_text_is_repeatable_and_needs_no_file(moe: Path, tmp_path: Path) -> 
     assert steps == list(range(1, seen[-1][2] + 1))
     assert first.mixes == "2 windows that the model wrote besides the scored ones"
     assert {label for label, _, _ in seen} == {
-        *("writing text", "measuring tensors", "estimating formats", "original", "q4_0", "mix:5")
+        *("writing text", "measuring tensors", "errors of formats", "original", "q4_0", "mix:5")
     }
     # Neither other types of the sweep nor threads change a figure: one, side by side, all together.
     for threads in (1, 2, 5):

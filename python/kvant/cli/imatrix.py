@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     from ..lab.scoring import windows
     from .console import bar, console
 
+    if not args.out.parent.is_dir():
+        raise FileNotFoundError(2, "No such folder", str(args.out.parent))
     model = models.load(args.model, threads=args.threads)
     tokenizer = model.tokenizer
     ids = tokenizer.encode(args.text.read_text(encoding="utf-8"), bos=tokenizer.add_bos)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from ..lab.best_mix import Plan
 
 __all__ = ["add", "run"]
+
+# What quantizing adds to the metadata, at most.
+_KEYS = 640
 
 _HELP = "choose a format for every tensor: least loss at a size, or smallest at a loss"
 
@@ -72,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from .console import bar, console
 
     formats = [name for name in args.formats.replace(",", " ").split() if name]
+    _check(args, formats)
     model = models.load(args.model, threads=args.threads)
     ctx = min(args.ctx, model.config.context_length)
     with bar() as update:
@@ -79,12 +84,9 @@ def run(args: argparse.Namespace) -> int:
         study = Study.of(args.model, texts, args.imatrix, args.threads)
         found = sensitivity(study, formats, measure=args.measure, progress=update)
         update("choosing", 0, 1)
-        target = args.target_size
-        if target is not None:
-            target = max(1, target - _header_bytes(bench_of(study).file))
         plan = optimize(
             found,
-            target_bytes=target,
+            target_bytes=_target_bytes(args, bench_of(study).file),
             target_bpw=args.target_bpw,
             max_kl=args.max_kl,
             study=study,
@@ -102,10 +104,47 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _header_bytes(file: Any) -> int:
-    """What a file has besides its tensors, as the model's own has it."""
+def _check(args: argparse.Namespace, formats: list[str]) -> None:
+    """Find out at once what would only show at the end of a long run."""
+    from .. import gguf
+    from ..errors import ShapeError
+    from ..lab.costs import candidates
+
+    out = args.out
+    if out is not None:
+        if not out.parent.is_dir():
+            raise FileNotFoundError(2, "No such folder", str(out.parent))
+        if out.exists() and os.path.samefile(out, args.model):
+            raise ShapeError(f"[optimize] expected two different files, got {out} twice")
+    for name in ("target_bpw", "max_kl"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ShapeError(f"[optimize] expected a {name} above 0, got {value}")
+    with gguf.open(args.model) as file:
+        found = candidates(file, formats)
+        if not found.sizes:
+            raise ShapeError("[optimize] expected tensors that may be quantized, got none")
+        target = _target_bytes(args, file)
+        if args.target_bpw is not None:
+            target = int(args.target_bpw * found.weights / 8)
+        if target is not None and target < found.least_bytes:
+            raise ShapeError(
+                f"[optimize] expected a target of at least {found.least_bytes:,} bytes of tensors "
+                f"with these formats, got {target:,}"
+            )
+
+
+def _target_bytes(args: argparse.Namespace, file: Any) -> int | None:
+    """Bytes of tensors in a file of the size that is asked for.
+
+    What a file holds besides is that of the source, a few keys more, and padding.
+    """
+    if args.target_size is None:
+        return None
+    infos = [file.tensors.info(name) for name in file.tensors]
     size = sum(os.path.getsize(path) for path in file.paths)
-    return int(size - sum(file.tensors.info(name).nbytes for name in file.tensors))
+    besides = size - sum(info.nbytes for info in infos) + _KEYS + file.alignment * len(infos)
+    return max(1, int(args.target_size - besides))
 
 
 def _print(plan: Plan, screen: Any) -> None:

@@ -43,7 +43,8 @@ class _Move:
 
 
 def assign(choices: Choices, budget: int) -> Assignment:
-    """The cheapest assignment of at most `budget` bytes.
+    """A cheap assignment of at most `budget` bytes, which no change of one tensor improves, nor one
+    change down for one up.
 
     Parameters
     ----------
@@ -71,14 +72,14 @@ def assign(choices: Choices, budget: int) -> Assignment:
     slack = budget - need
     for move in _hull_moves(useful):
         # Steps of one tensor come in order, so a step that did not fit ends that tensor's climb.
-        if move.nbytes <= slack and _follows(useful[move.tensor], chosen[move.tensor], move):
+        if move.nbytes <= slack and _follows(chosen[move.tensor], move):
             chosen[move.tensor] = move.to
             slack -= move.nbytes
     return _repaired(useful, chosen, slack)
 
 
 def smallest(choices: Choices, most: float) -> Assignment:
-    """The smallest assignment whose costs add up to at most `most`; the best one if none does."""
+    """A small assignment whose costs add up to at most `most`; the best one if none does."""
     low = sum(min(c.nbytes for c in given) for given in choices.values())
     high = sum(max(c.nbytes for c in given) for given in choices.values())
     while low < high:
@@ -128,9 +129,9 @@ def _move(tensor: str, a: Choice, b: Choice) -> _Move:
     return _Move(tensor, b, b.nbytes - a.nbytes, a.cost - b.cost)
 
 
-def _follows(given: list[Choice], now: Choice, move: _Move) -> bool:
+def _follows(now: Choice, move: _Move) -> bool:
     """Whether a hull step starts from where the tensor stands."""
-    return move.to.nbytes - move.nbytes == now.nbytes and now in given
+    return move.to.nbytes - move.nbytes == now.nbytes
 
 
 def _repaired(useful: Choices, chosen: Assignment, slack: int) -> Assignment:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from .study import Study, measured
 
 __all__ = ["Plan", "optimize"]
 
-_TRIES = 6
+_TRIES = 8
+# Of sizes: how near the search for a divergence comes, and how far its second try is from the first.
+_CLOSE, _NEAR = 0.005, 0.03
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,7 @@ class Plan:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> QuantizeSummary:
         """Write the quantized model; `source` is the model of the study."""
-        most = Counter(self.formats.values()).most_common(1)[0][0]
-        return quantize_file(
-            source,
-            out,
-            most,
-            imatrix,
-            overrides=self.overrides(),
-            threads=threads,
-            progress=progress,
-        )
+        return quantize_file(source, out, self.formats, imatrix, threads=threads, progress=progress)
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -116,8 +108,8 @@ def optimize(
     target_bpw : float, optional
         The same as bits for each number.
     max_kl : float, optional
-        Nats of mean KL divergence on the study's text: the smallest mix that keeps it. Predicted
-        costs are set right by measuring, at most six times.
+        Nats of mean KL divergence on the study's text: the smallest mix that was found to keep
+        it, by measuring eight or nine mixes at most.
     study : Study, optional
         To measure the plan; needed with `max_kl`.
     executor : Executor or None
@@ -152,28 +144,47 @@ def optimize(
 
 
 def _within(found: Sensitivity, max_kl: float, study: Study, executor: Executor | None) -> Plan:
-    """Search for the bound on predicted costs whose plan just keeps the measured one."""
-    bound, best = max_kl, None
-    for _ in range(_TRIES):
-        chosen = smallest(found.choices, bound)
-        plan = _plan(found, chosen, _measured(study, chosen, executor))
-        assert plan.divergence is not None
-        kl = plan.divergence.kl_mean
-        if kl <= max_kl and (best is None or plan.nbytes < best.nbytes):
+    """Close in on the size at which the measured divergence reaches the bound.
+
+    The first size is that of the predicted bound; then sizes are halved between the largest that
+    exceeds it and the smallest that keeps it.
+    """
+    sizes = [[c.nbytes for c in given] for given in found.choices.values()]
+    low, high = sum(map(min, sizes)), sum(map(max, sizes))
+    budget = total(smallest(found.choices, max_kl))[0]
+    best = None
+    for attempt in range(_TRIES):
+        plan = _measured_plan(found, budget, study, executor)
+        if _kl(plan) <= max_kl:
             best = plan
-        if kl <= 0 or 0.95 * max_kl <= kl <= max_kl:
+            high = min(high, plan.nbytes - found.fixed_bytes)
+        else:
+            low = budget
+        if high - low < _CLOSE * high:
             break
-        bound *= max_kl / kl
+        # Predictions are mostly near: look beside the first before halving.
+        near = budget * (1 - _NEAR if best is plan else 1 + _NEAR)
+        budget = int(near) if attempt == 0 and low < near < high else (low + high) // 2
     if best is None:
-        top = assign(found.choices, sum(max(c.nbytes for c in g) for g in found.choices.values()))
-        best = _plan(found, top, _measured(study, top, executor))
-        assert best.divergence is not None
-        if best.divergence.kl_mean > max_kl:
+        best = _measured_plan(found, sum(map(max, sizes)), study, executor)
+        if _kl(best) > max_kl:
             raise ShapeError(
-                f"[optimize] expected a KL of at least {best.divergence.kl_mean:.6g}, which the "
-                f"best of these formats have, got {max_kl:g}"
+                f"[optimize] expected a KL of at least {_kl(best):.6g}, which the best of these "
+                f"formats have, got {max_kl:g}"
             )
     return best
+
+
+def _measured_plan(
+    found: Sensitivity, budget: int, study: Study, executor: Executor | None
+) -> Plan:
+    chosen = assign(found.choices, budget)
+    return _plan(found, chosen, _measured(study, chosen, executor))
+
+
+def _kl(plan: Plan) -> float:
+    assert plan.divergence is not None
+    return plan.divergence.kl_mean
 
 
 def _measured(

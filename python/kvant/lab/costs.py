@@ -22,6 +22,7 @@ from .. import gguf
 from ..errors import FormatError
 from ..formats import format_info
 from ..imatrix import Imatrix
+from ..qtensor import QTensor
 from ..recipes import TensorInfo, fitting, may_quantize
 from .assign import Choice
 from .collect import collect_imatrix
@@ -30,6 +31,8 @@ from .study import Bench, Study, bench_of, measured
 Floats = npt.NDArray[np.float64]
 
 __all__ = ["DEFAULT_FORMATS", "Candidates", "Sensitivity", "candidates", "sensitivity"]
+
+_SLAB = 1 << 22  # numbers
 
 DEFAULT_FORMATS = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0")
 
@@ -96,31 +99,34 @@ def sensitivity(
     bench = bench_of(study)
     found = candidates(bench.file, formats, overrides)
     wanted = found.sizes
-    if measure == "all":
-        runs = [(name, format) for name, sizes in wanted.items() for format in sizes]
-    else:
-        runs = [(name, _reference(sizes)) for name, sizes in wanted.items()]
-    steps = len(runs) + (len(wanted) if measure == "one" else 0)
     report = progress or (lambda label, done, total: None)
-    costs: dict[tuple[str, str], float] = {}
+    steps = sum(map(len, wanted.values())) if measure == "all" else 2 * len(wanted)
+    errors: dict[str, dict[str, Floats]] = {}
+    if measure == "one":
+        matrix = collect_imatrix(bench.model, bench.texts, output=True)
+        for done, (name, sizes) in enumerate(wanted.items(), 1):
+            errors[name] = {f: _weighted_error(bench, matrix, name, f) for f in sizes}
+            report("errors of formats", done, steps)
+        runs = [(name, _reference(sizes, errors[name])) for name, sizes in wanted.items()]
+    else:
+        runs = [(name, format) for name, sizes in wanted.items() for format in sizes]
+    before = steps - len(runs)
     divergences = measured(
         study,
         ({name: format} for name, format in runs),
         executor,
-        lambda done: report("measuring tensors", done, steps),
+        lambda done: report("measuring tensors", before + done, steps),
     )
-    for run, divergence in zip(runs, divergences, strict=True):
-        costs[run] = divergence.kl_mean
+    costs: dict[tuple[str, str], float] = {}
     experts: dict[str, dict[str, Floats]] = {}
-    if measure == "one":
-        matrix = collect_imatrix(bench.model, bench.texts, output=True)
-        for done, (name, reference) in enumerate(runs, 1):
-            cost = costs[name, reference]
-            parts = _estimated(bench, matrix, name, list(wanted[name]), reference, cost)
-            costs |= {(name, format): float(part.sum()) for format, part in parts.items()}
-            if len(parts[reference]) > 1:
-                experts[name] = parts
-            report("estimating formats", len(runs) + done, steps)
+    for (name, format), divergence in zip(runs, divergences, strict=True):
+        if measure == "all":
+            costs[name, format] = divergence.kl_mean
+            continue
+        parts = _scaled(errors[name], format, divergence.kl_mean)
+        costs |= {(name, f): float(part.sum()) for f, part in parts.items()}
+        if len(parts[format]) > 1:
+            experts[name] = parts
     choices = {
         name: [Choice(format, nbytes, costs[name, format]) for format, nbytes in sizes.items()]
         for name, sizes in wanted.items()
@@ -177,25 +183,47 @@ def _nbytes(shape: tuple[int, ...], format: str) -> int:
     return rows * format_info(format).row_bytes(shape[-1])
 
 
-def _reference(sizes: Mapping[str, int]) -> str:
-    """The format that is measured: small enough that its cost stands out, not the smallest."""
+def _reference(sizes: Mapping[str, int], errors: Mapping[str, Floats]) -> str:
+    """The format that is measured: small enough that its cost stands out, not the smallest.
+
+    One without any error, such as that of the file, tells nothing of the others.
+    """
     ordered = sorted(sizes, key=lambda format: sizes[format])
-    return ordered[min(1, len(ordered) - 1)]
+    lossy = [format for format in ordered if errors[format].any()] or ordered
+    return lossy[min(1, len(lossy) - 1)]
 
 
-def _estimated(
-    bench: Bench, matrix: Imatrix, name: str, formats: list[str], reference: str, cost: float
-) -> dict[str, Floats]:
+def _scaled(errors: Mapping[str, Floats], reference: str, cost: float) -> dict[str, Floats]:
     """Costs by format, for each expert or the one matrix there is."""
-    values = bench.values(name)
-    weight = _column_weights(matrix, name, values.shape)
-    error = {
-        format: _weighted_error(values, bench.tensor(name, format).dequantize(), weight)
-        for format in formats
-    }
-    whole = float(error[reference].sum())
+    whole = float(errors[reference].sum())
     factor = cost / whole if whole else 0.0
-    return {format: factor * error[format] for format in formats}
+    return {format: factor * error for format, error in errors.items()}
+
+
+def _weighted_error(bench: Bench, matrix: Imatrix, name: str, format: str) -> Floats:
+    """Squared errors of a tensor's matrices [matrices], columns weighted by their activations."""
+    source, made = bench.source(name), bench.tensor(name, format)
+    weight = _column_weights(matrix, name, source.shape)
+    stack = source.ndim > 2
+    return np.array(
+        [
+            _by_column(source[i] if stack else source, made[i] if stack else made)
+            @ (weight[i] if weight.ndim > 1 else weight)
+            for i in range(source.shape[0] if stack else 1)
+        ]
+    )
+
+
+def _by_column(source: QTensor, made: QTensor) -> Floats:
+    """Squared errors of a matrix, summed by column, a slab of rows at a time."""
+    step = max(1, _SLAB // source.shape[-1])
+    total = np.zeros(source.shape[-1])
+    for start in range(0, source.shape[0], step):
+        rows = slice(start, start + step)
+        change = made[rows].dequantize() - source[rows].dequantize()
+        change *= change
+        total += change.sum(axis=0, dtype=np.float64)
+    return total
 
 
 def _column_weights(matrix: Imatrix, name: str, shape: tuple[int, ...]) -> Floats:
@@ -210,15 +238,3 @@ def _column_weights(matrix: Imatrix, name: str, shape: tuple[int, ...]) -> Float
 def _use(matrix: Imatrix, name: str) -> Floats:
     counts = matrix.counts(name).astype(np.float64)
     return counts[:, None] / counts.max() if len(counts) > 1 else np.ones(1)
-
-
-def _weighted_error(
-    values: npt.NDArray[np.float32],
-    decoded: npt.NDArray[np.float32],
-    weight: Floats,
-) -> Floats:
-    """Sums over the rows and columns of each matrix, [matrices]."""
-    change = decoded - values
-    change *= change
-    by_column = change.sum(axis=-2, dtype=np.float64)
-    return np.atleast_1d((by_column * weight).sum(axis=-1))

@@ -7,6 +7,7 @@ base's logits once.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -16,7 +17,6 @@ from itertools import islice
 from threading import Lock
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import gguf, models
 from ..imatrix import Imatrix
@@ -122,8 +122,9 @@ def _run(study: Study, formats: tuple[tuple[str, str], ...]) -> Divergence:
 
 def bench_of(study: Study) -> Bench:
     """What this process knows of a study; made once, and kept until `forget` or another study."""
+    status = os.stat(study.model)
     with _MAKING:
-        return _bench_of(study)
+        return _bench_of(study, status.st_size, status.st_mtime_ns)
 
 
 def forget() -> None:
@@ -132,7 +133,8 @@ def forget() -> None:
 
 
 @lru_cache(maxsize=1)
-def _bench_of(study: Study) -> Bench:
+def _bench_of(study: Study, size: int, changed: int) -> Bench:
+    # Another file under the same name is another study.
     return Bench(study)
 
 
@@ -161,8 +163,7 @@ class Bench:
     def _tensor(self, name: str, format: str) -> QTensor:
         key = (name, format)
         if key not in self._made:
-            source = self.file.tensors[name]
-            assert isinstance(source, QTensor)
+            source = self.source(name)
             importance = importance_of(self.matrix, name, source.shape)
             self._made[key] = quantized(source, format, importance, self._threads)
             while len(self._made) > 1 and sum(q.nbytes for q in self._made.values()) > _KEPT_BYTES:
@@ -182,9 +183,8 @@ class Bench:
         }
         return score(self.model.with_weights(own), self._base)
 
-    def values(self, name: str) -> npt.NDArray[np.float32]:
-        """A tensor's weights as they are."""
-        source = self.file.tensors[name]
-        assert isinstance(source, QTensor)
-        values: npt.NDArray[np.float32] = source.dequantize(threads=self._threads)
-        return values
+    def source(self, name: str) -> QTensor:
+        """A tensor as it is in the file."""
+        tensor = self.file.tensors[name]
+        assert isinstance(tensor, QTensor)
+        return tensor
