@@ -20,7 +20,8 @@ from kvant.formats import format_info
 from kvant.imatrix import Imatrix
 from kvant.lab import collect_imatrix, windows
 from kvant.qtensor import QTensor
-from kvant.quantize_file import importance_of, quantize_file
+from kvant.quantize_file import quantize_file
+from kvant.quantize_tensor import importance_of
 from kvant.recipes import Recipe, TensorInfo, plan, recipe, recipes
 from support import shared_path
 

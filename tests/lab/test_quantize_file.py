@@ -12,7 +12,8 @@ from kvant import quantize_file as module
 from kvant.errors import FormatError, GGUFError, ShapeError
 from kvant.imatrix import Imatrix
 from kvant.qtensor import QTensor
-from kvant.quantize_file import quantize_file, quantize_tensor
+from kvant.quantize_file import quantize_file
+from kvant.quantize_tensor import quantize_tensor
 
 
 def tensor(file: gguf.GGUFFile, name: str) -> QTensor:

@@ -20,7 +20,7 @@ from .study import Study, measured
 __all__ = ["Plan", "optimize"]
 
 _TRIES = 8
-# Of sizes: how near the search for a divergence comes, and how far its second try is from the first.
+# Of sizes: how near the search for a divergence comes; how far apart its first two tries are.
 _CLOSE, _NEAR = 0.005, 0.03
 
 

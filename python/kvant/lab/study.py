@@ -22,7 +22,7 @@ from .. import gguf, models
 from ..imatrix import Imatrix
 from ..imatrix import load as load_imatrix
 from ..qtensor import QTensor
-from ..quantize_file import importance_of, quantized
+from ..quantize_tensor import importance_of, quantized
 from .metrics import Divergence
 from .scoring import BaseLogits, Window, score
 

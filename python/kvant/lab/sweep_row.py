@@ -16,7 +16,8 @@ from .. import gguf, models
 from ..imatrix import Imatrix
 from ..qtensor import QTensor
 from ..quant import quant_error
-from ..quantize_file import importance_of, output_metadata, quantized
+from ..quantize_file import output_metadata
+from ..quantize_tensor import importance_of, quantized
 from ..recipes import Recipe, recipe
 from .metrics import Divergence
 from .result import SweepRow
