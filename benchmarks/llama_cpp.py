@@ -11,8 +11,6 @@ import numpy as np
 
 __all__ = ["LlamaCpp", "settings"]
 
-_CONTEXT = 1024
-
 
 def settings() -> dict[str, dict[str, Any]]:
     """Ways to load a model, by name; none where llama-cpp-python is not installed."""
@@ -29,23 +27,28 @@ def settings() -> dict[str, dict[str, Any]]:
 class LlamaCpp:
     """A model in one of these ways, with flash attention, and as many threads as ours."""
 
-    def __init__(self, path: Path, threads: int, how: dict[str, Any]) -> None:
+    def __init__(self, path: Path, threads: int, context: int, how: dict[str, Any]) -> None:
         self._lib: Any = import_module("llama_cpp")
         lib = self._lib
         self._callback = lib.llama_log_callback(lambda level, text, data: None)
         lib.llama_log_set(self._callback, ctypes.c_void_p(0))
         options = lib.llama_model_default_params()
+        known = [name for name, _ in options._fields_]
         for key, value in how.items():
+            if key not in known:
+                raise RuntimeError(f"this llama-cpp-python has no {key}: a newer one is needed")
             setattr(options, key, value)
         self._model = lib.llama_model_load_from_file(str(path).encode(), options)
         if not self._model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         params = lib.llama_context_default_params()
-        params.n_ctx = params.n_batch = _CONTEXT
+        params.n_ctx = params.n_batch = context
         params.n_ubatch = 512
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = 1
         self._context = lib.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise RuntimeError(f"llama.cpp has no memory for a context of {context}")
 
     def _feed(self, tokens: np.ndarray) -> None:
         array = (ctypes.c_int32 * len(tokens))(*map(int, tokens))

@@ -88,7 +88,8 @@ def _measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     decode = min(options.decode, context - 1)
     tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, prefill)
     sides: dict[str, Any] = {"kvant": _Ours(model)}
-    sides |= {name: LlamaCpp(path, threads, how) for name, how in settings().items()}
+    room = max(prefill, decode)
+    sides |= {name: LlamaCpp(path, threads, room, how) for name, how in settings().items()}
     limits = Limits(320 << 20)
     read = limits.read(threads)
     times: dict[tuple[str, str], list[float]] = {}

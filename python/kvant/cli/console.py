@@ -27,6 +27,7 @@ __all__ = [
 Update = Callable[[str, int, int], None]
 
 _PIPE_WIDTH = 140
+_MOST_BYTES = 2.0**60
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -101,7 +102,10 @@ def byte_count(text: str) -> int:
     if found is None or float(found[1]) <= 0:
         raise argparse.ArgumentTypeError(f"expected a size such as 4.2GiB, got {text!r}")
     power = " kmgt".index(found[2].lower() or " ")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    count = float(found[1]) * (1024 if found[3] else 1000) ** power
+    if count > _MOST_BYTES:
+        raise argparse.ArgumentTypeError(f"expected a size below 2^60, got {text!r}")
+    return int(count)
 
 
 def command_line(argv: Sequence[str]) -> str:

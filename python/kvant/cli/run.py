@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             sys.stdout.write(piece)
             sys.stdout.flush()
-    bandwidth = _bandwidth(args.threads)
+    bandwidth = _bandwidth(args.threads) if generation.decoded else 0.0
     if args.json:
         figures = generation.figures(bandwidth)
         print(json.dumps({"text": "".join(written), **figures}, indent=2))
@@ -110,11 +110,11 @@ def _bandwidth(threads: int | None) -> float:
     """Bytes per second that this machine reads, measured now."""
     import numpy as np
 
-    from .. import threads as set_threads
+    from .. import threads as all_threads
     from ..bench.limits import Limits
     from ..bench.timing import turns
 
-    limit = Limits(256 << 20).read(threads or set_threads())
+    limit = Limits(256 << 20).read(threads or all_threads())
     seconds = turns({"read": limit.task}, rounds=7, sample=0.05)["read"].wall
     return limit.amount * 1e9 / float(np.median(seconds))
 

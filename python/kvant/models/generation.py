@@ -138,7 +138,7 @@ class Generation:
             "cache_bytes_per_token": cache,
             "decode_bytes_per_second": nbytes * rate,
             "bandwidth_bytes_per_second": bandwidth,
-            "share_of_bandwidth": nbytes * rate / bandwidth,
+            "share_of_bandwidth": nbytes * rate / bandwidth if bandwidth else 0.0,
         }
         if self.profile is not None:
             figures["profile"] = self._profile_lines(self.profile)
