@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kvant import gguf, quantize
-from kvant import quantize_file as module
+from kvant import quantize_tensor as module
 from kvant.errors import FormatError, GGUFError, ShapeError
 from kvant.imatrix import Imatrix
 from kvant.qtensor import QTensor
