@@ -10,6 +10,8 @@ from distributions import wild
 from kvant.reference.attention import attention
 from kvant.reference.divergence import divergence
 
+pytestmark = pytest.mark.arm
+
 
 def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(shape).standard_normal(shape, dtype=np.float32)
