@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kvant.errors import Error, FormatError, ShapeError
@@ -95,6 +95,7 @@ def test_what_f16_cannot_hold() -> None:
 
 
 @given(st.integers(1, VOCAB), st.floats(0, 5), st.integers(0, 1000))
+@example(20, 2.0, 247)
 def test_a_lumped_tail_bounds_the_divergence_from_below(k: int, noise: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     base = (rng.standard_normal((4, VOCAB)) * 3).astype(np.float32)

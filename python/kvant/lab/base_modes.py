@@ -99,6 +99,9 @@ class Plain:
         return compare_logits(np.asarray(logits, np.float32), test, targets)
 
 
+_LEAST_LOG = float(np.log(2.0**-1000))
+
+
 @dataclass(frozen=True)
 class MostLikely:
     """The k largest log-probabilities, u32 and f32, behind those of the target and the rest."""
@@ -119,8 +122,7 @@ class MostLikely:
         ids = np.take_along_axis(ids, order, axis=1)
         logits = np.take_along_axis(rows, ids, axis=1)
         log_p = logits - lse
-        with np.errstate(divide="ignore"):
-            tail = np.log(np.maximum(1 - np.exp(log_p).sum(axis=1, keepdims=True), 0))
+        tail = _log_rest(rows, ids)[:, None]
         target = np.take_along_axis(rows, targets[:, None], axis=1) - lse
         parts = [target, tail, log_p]
         floats = [part.astype("<f4").view(np.uint8) for part in parts]
@@ -139,15 +141,27 @@ class MostLikely:
         found = row_divergence(test, test)
         log_q: F64 = np.take_along_axis(test, stored.ids, axis=1) - found.base_lse[:, None]
         log_p = stored.log_p.astype(np.float64)
-        # What the k leave of q; cancellation takes its digits below 2**-52.
-        rest = np.maximum(1 - np.exp(log_q).sum(axis=1), 2.0**-52)
-        kl = _terms(log_p, log_q).sum(axis=1) + _terms(stored.tail.astype(np.float64), np.log(rest))
+        # The base's rest may have been rounded up from nothing.
+        rest = np.maximum(_log_rest(test, stored.ids), _LEAST_LOG)
+        kl = _terms(log_p, log_q).sum(axis=1) + _terms(stored.tail.astype(np.float64), rest)
         return Scores(
             kl=np.maximum(kl, 0.0),
             nll=found.base_lse - test[np.arange(len(at)), at],
             base_nll=-stored.target.astype(np.float64),
             same=stored.ids[:, 0] == found.base_top,
         )
+
+
+def _log_rest(rows: F32, ids: I64) -> F64:
+    """Log-probability of all tokens but those of `ids`, summed up: as a difference it is lost."""
+    out = np.empty(len(rows))
+    for row in range(len(rows)):
+        exps = np.exp(rows[row].astype(np.float64) - float(rows[row].max()))
+        total = exps.sum()
+        exps[ids[row]] = 0.0
+        with np.errstate(divide="ignore"):
+            out[row] = np.log(exps.sum() / total)
+    return out
 
 
 def _terms(log_p: F64, log_q: F64) -> F64:
