@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["add", "run"]
 
-_HELP = "convert a Hugging Face folder (llama, qwen3, qwen3moe) to GGUF"
+_HELP = "convert a Hugging Face folder to GGUF"
 
 
 def add(commands: Any) -> None:
