@@ -22,22 +22,11 @@ class GptOss(Llama):
     """Each head has a score that takes its share of the softmax and adds nothing."""
 
     rope_style = "half"
+    second_norm = "post_attention_norm"
 
-    def layer(self, step: Step, index: int, x: Array) -> Array:
-        """One layer, x [T, width] -> [T, width], in place."""
-        prefix = f"blk.{index}"
-        x += self.attention(step, index, step.norm(f"{prefix}.attn_norm", x))
-        x += self.feed_forward(step, prefix, step.norm(f"{prefix}.post_attention_norm", x))
-        return x
-
-    def attention(self, step: Step, index: int, h: Array) -> Array:
-        """As in llama, with sinks."""
-        prefix = f"blk.{index}"
-        q, k, v = step.qkv(prefix, h)
-        q, k = self.positions(step, prefix, q, k)
-        sinks = step.weights.vector(f"{prefix}.attn_sinks.weight")
-        mixed = step.attend(index, q, k, v, score_scale=self.rope.score_scale, sinks=sinks)
-        return step.linear(f"{prefix}.attn_output", mixed)
+    def sinks(self, step: Step, prefix: str) -> Array | None:
+        """Every layer has them."""
+        return step.weights.vector(f"{prefix}.attn_sinks.weight")
 
     def feed_forward(self, step: Step, prefix: str, h: Array) -> Array:
         """Clamped SwiGLU: gate * sigmoid(1.702 gate) * (up + 1)."""

@@ -19,6 +19,8 @@ class Llama:
 
     # Llama files store the rows of q and k in another order, so that pairs are neighbours.
     rope_style = "interleaved"
+    # What files call the norm before the second half.
+    second_norm = "ffn_norm"
 
     def __init__(self, config: ModelConfig, weights: WeightTable) -> None:
         self.config = config
@@ -32,7 +34,7 @@ class Llama:
         """One layer, x [T, width] -> [T, width], in place."""
         prefix = f"blk.{index}"
         x += self.attention(step, index, step.norm(f"{prefix}.attn_norm", x))
-        x += self.feed_forward(step, prefix, step.norm(f"{prefix}.ffn_norm", x))
+        x += self.feed_forward(step, prefix, step.norm(f"{prefix}.{self.second_norm}", x))
         return x
 
     def attention(self, step: Step, index: int, h: Array) -> Array:
@@ -40,8 +42,13 @@ class Llama:
         prefix = f"blk.{index}"
         q, k, v = step.qkv(prefix, h)
         q, k = self.positions(step, prefix, q, k)
-        mixed = step.attend(index, q, k, v, score_scale=self.rope.score_scale)
+        sinks = self.sinks(step, prefix)
+        mixed = step.attend(index, q, k, v, score_scale=self.rope.score_scale, sinks=sinks)
         return step.linear(f"{prefix}.attn_output", mixed)
+
+    def sinks(self, step: Step, prefix: str) -> Array | None:
+        """Scores [heads] that take their share of the softmax and add nothing; None without."""
+        return None
 
     def positions(self, step: Step, prefix: str, q: Array, k: Array) -> tuple[Array, Array]:
         """Queries and keys with their positions in them."""
