@@ -96,7 +96,7 @@ def test_unknown_devices(name: str) -> None:
 
 
 def test_compute_buffers_of_llama() -> None:
-    """What llama.cpp's logs say for Llama 3.1 8B: 258.5 MiB."""
+    """The formula by hand for Llama 3.1 8B: 258.5 MiB."""
     model = plan.read("Llama 3.1 8B")
     assert plan.compute_bytes(model, plan.Use(8192)) == 258.5 * (1 << 20)
     scores = 32 * 512 * 8192 * 4
