@@ -42,10 +42,7 @@ def layer(i, x, positions):
     x = x + kvant.matmul(mixed.reshape(len(x), -1), w[p + "attn_output"])
 
     h = kvant.rms_norm(x, w[p + "ffn_norm"], eps)
-    share = kvant.softmax(kvant.matmul(h, w[p + "ffn_gate_inp"]))
-    ids = np.argsort(-share, axis=-1, kind="stable")[:, :top]
-    share = np.take_along_axis(share, ids, axis=-1)
-    share /= np.add.accumulate(share, axis=-1)[:, -1:]
+    ids, share = kvant.route(kvant.matmul(h, w[p + "ffn_gate_inp"]), top)
     experts = [w[p + f"ffn_{part}_exps"] for part in ("gate", "up", "down")]
     return x + kvant.moe_ffn(h, *experts, ids, share)
 

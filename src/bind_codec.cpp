@@ -10,7 +10,7 @@
 #include <tuple>
 #include <vector>
 
-#include "errors.h"
+#include "program.h"
 
 namespace nb = nanobind;
 
@@ -21,6 +21,7 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Weights = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using ByteRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu>;
 using Index = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Sums = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -56,16 +57,26 @@ void bind_codec(nb::module_& m) {
       nb::arg("threads"));
   m.def(
       "decode",
-      [](int32_t format, uintptr_t data, int64_t row_stride, int64_t data_rows, std::optional<Index> index,
-         int64_t rows, int64_t cols, int32_t type, Out out, int32_t threads) {
+      [](int32_t format, ByteRows data, int64_t row_stride, std::optional<Index> index, int64_t rows, int64_t cols,
+         int32_t type, Out out, int32_t threads) {
         run("dequantize", [&] {
-          return kvant_decode(format, reinterpret_cast<const uint8_t*>(data), row_stride, data_rows,
-                              index ? index->data() : nullptr, rows, cols, type, out.data(), threads);
+          return kvant_decode(format, data.data(), row_stride, int64_t(data.shape(0)), index ? index->data() : nullptr,
+                              rows, cols, type, out.data(), threads);
         });
       },
-      nb::arg("format"), nb::arg("data"), nb::arg("row_stride"), nb::arg("data_rows"),
-      nb::arg("index").none().noconvert(), nb::arg("rows"), nb::arg("cols"), nb::arg("type"),
-      nb::arg("out").noconvert(), nb::arg("threads"));
+      nb::arg("format"), nb::arg("data").noconvert(), nb::arg("row_stride"), nb::arg("index").none().noconvert(),
+      nb::arg("rows"), nb::arg("cols"), nb::arg("type"), nb::arg("out").noconvert(), nb::arg("threads"));
+  m.def(
+      "embedding",
+      [](int32_t format, ByteRows data, int64_t row_stride, Index ids, int64_t cols, int32_t type, Out out,
+         int32_t threads) {
+        run_recorded("embedding", [=] {
+          return kvant_decode(format, data.data(), row_stride, int64_t(data.shape(0)), ids.data(), int64_t(ids.size()),
+                              cols, type, out.data(), threads);
+        });
+      },
+      nb::arg("format"), nb::arg("data").noconvert(), nb::arg("row_stride"), nb::arg("ids").noconvert(),
+      nb::arg("cols"), nb::arg("type"), nb::arg("out").noconvert(), nb::arg("threads"));
   m.def(
       "row_errors",
       [](int32_t format, uintptr_t data, int64_t data_row_stride, uintptr_t x, int32_t type, int64_t rows,

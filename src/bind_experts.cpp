@@ -1,13 +1,15 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#include "errors.h"
+#include "program.h"
 
 namespace nb = nanobind;
 
 namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+// f32, or the bits of f16 and bf16.
+using AnyFloats = nb::ndarray<nb::ro, nb::device::cpu>;
 using Ids = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Factors = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatOut = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
@@ -23,9 +25,6 @@ struct Experts {
     return {data.data(), bytes, count > 0 ? bytes / count : 0, format, packed, count, rows, cols};
   }
 };
-
-// Rows of floats, by address.
-const void* address(uintptr_t x) { return reinterpret_cast<const void*>(x); }
 
 }  // namespace
 
@@ -43,38 +42,38 @@ void bind_experts(nb::module_& m) {
       .def_ro("cols", &Experts::cols);
   m.def(
       "matmul_experts",
-      [](uintptr_t x, int32_t type, int64_t stride, bool per_slot, const Experts& experts, Ids ids, FloatOut out,
+      [](AnyFloats x, int32_t type, int64_t stride, bool per_slot, Experts experts, Ids ids, FloatOut out,
          int32_t act, int32_t threads) {
         const kvant_experts e = experts.c();
-        run("matmul_experts", [&] {
-          return kvant_matmul_experts(address(x), type, int64_t(ids.shape(0)), stride, per_slot, &e, ids.data(),
+        run_recorded("matmul_experts", [=] {
+          return kvant_matmul_experts(x.data(), type, int64_t(ids.shape(0)), stride, per_slot, &e, ids.data(),
                                       int64_t(ids.shape(1)), out.data(), e.rows, act, threads);
         });
       },
-      nb::arg("x"), nb::arg("type"), nb::arg("stride"), nb::arg("per_slot"), nb::arg("experts"),
+      nb::arg("x").noconvert(), nb::arg("type"), nb::arg("stride"), nb::arg("per_slot"), nb::arg("experts"),
       nb::arg("ids").noconvert(), nb::arg("out").noconvert(), nb::arg("act"), nb::arg("threads"));
   m.def(
       "ffn",
-      [](uintptr_t x, int32_t type, int64_t rows, int64_t stride, const Experts& gate, const Experts& up,
-         const Experts& down, int32_t activation, FloatOut out, int32_t act, int32_t threads) {
+      [](AnyFloats x, int32_t type, int64_t rows, int64_t stride, Experts gate, Experts up,
+         Experts down, int32_t activation, FloatOut out, int32_t act, int32_t threads) {
         const kvant_experts g = gate.c(), u = up.c(), d = down.c();
-        run("ffn", [&] {
-          return kvant_ffn(address(x), type, rows, stride, &g, &u, &d, activation, out.data(), d.rows, act, threads);
+        run_recorded("ffn", [=] {
+          return kvant_ffn(x.data(), type, rows, stride, &g, &u, &d, activation, out.data(), d.rows, act, threads);
         });
       },
-      nb::arg("x"), nb::arg("type"), nb::arg("rows"), nb::arg("stride"), nb::arg("gate"), nb::arg("up"),
+      nb::arg("x").noconvert(), nb::arg("type"), nb::arg("rows"), nb::arg("stride"), nb::arg("gate"), nb::arg("up"),
       nb::arg("down"), nb::arg("activation"), nb::arg("out").noconvert(), nb::arg("act"), nb::arg("threads"));
   m.def(
       "moe_ffn",
-      [](uintptr_t x, int32_t type, int64_t stride, const Experts& gate, const Experts& up, const Experts& down,
+      [](AnyFloats x, int32_t type, int64_t stride, Experts gate, Experts up, Experts down,
          Ids ids, Factors weights, int32_t activation, FloatOut out, int32_t act, int32_t threads) {
         const kvant_experts g = gate.c(), u = up.c(), d = down.c();
-        run("moe_ffn", [&] {
-          return kvant_moe_ffn(address(x), type, int64_t(ids.shape(0)), stride, &g, &u, &d, ids.data(), weights.data(),
+        run_recorded("moe_ffn", [=] {
+          return kvant_moe_ffn(x.data(), type, int64_t(ids.shape(0)), stride, &g, &u, &d, ids.data(), weights.data(),
                                int64_t(ids.shape(1)), activation, out.data(), d.rows, act, threads);
         });
       },
-      nb::arg("x"), nb::arg("type"), nb::arg("stride"), nb::arg("gate"), nb::arg("up"), nb::arg("down"),
+      nb::arg("x").noconvert(), nb::arg("type"), nb::arg("stride"), nb::arg("gate"), nb::arg("up"), nb::arg("down"),
       nb::arg("ids").noconvert(), nb::arg("weights").noconvert(), nb::arg("activation"), nb::arg("out").noconvert(),
       nb::arg("act"), nb::arg("threads"));
 }

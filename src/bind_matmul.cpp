@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "errors.h"
+#include "program.h"
 
 namespace nb = nanobind;
 
@@ -12,6 +12,8 @@ namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+// f32, or the bits of f16 and bf16.
+using AnyFloats = nb::ndarray<nb::ro, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using FloatOut = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
@@ -67,26 +69,26 @@ void bind_matmul(nb::module_& m) {
   // One product of contiguous f32 rows: the short way.
   m.def(
       "matmul",
-      [](Floats x, const Matrix& w, FloatOut out, int32_t activation, int32_t threads) {
+      [](Floats x, Matrix w, FloatOut out, int32_t activation, int32_t threads) {
         const kvant_product product = w.product(out.data());
         const int64_t rows = w.rows > 0 ? int64_t(out.size()) / w.rows : 0;
-        run("matmul", [&] {
+        run_recorded("matmul", [=] {
           return kvant_matmul(x.data(), KVANT_F32, rows, w.cols, w.cols, &product, 1, activation, threads);
         });
       },
       nb::arg("x").noconvert(), nb::arg("w"), nb::arg("out").noconvert(), nb::arg("activation"), nb::arg("threads"));
-  // Any rows of floats, by address, and any number of products, on behalf of a function.
+  // Any rows of floats and any number of products, on behalf of a function.
   m.def(
       "matmul_many",
-      [](const char* function, uintptr_t x, int32_t type, int64_t rows, int64_t cols, int64_t stride,
-         std::vector<const Matrix*> weights, std::vector<FloatOut> out, int32_t activation, int32_t threads) {
+      [](const char* function, AnyFloats x, int32_t type, int64_t rows, int64_t cols, int64_t stride,
+         std::vector<Matrix> weights, std::vector<FloatOut> out, int32_t activation, int32_t threads) {
         std::vector<kvant_product> products;
-        for (size_t i = 0; i < weights.size() && i < out.size(); ++i) products.push_back(weights[i]->product(out[i].data()));
-        run(function, [&] {
-          return kvant_matmul(reinterpret_cast<const void*>(x), type, rows, cols, stride, products.data(),
+        for (size_t i = 0; i < weights.size() && i < out.size(); ++i) products.push_back(weights[i].product(out[i].data()));
+        run_recorded(function, [=] {
+          return kvant_matmul(x.data(), type, rows, cols, stride, products.data(),
                               int32_t(products.size()), activation, threads);
         });
       },
-      nb::arg("function"), nb::arg("x"), nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("stride"),
+      nb::arg("function"), nb::arg("x").noconvert(), nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("stride"),
       nb::arg("weights"), nb::arg("out"), nb::arg("activation"), nb::arg("threads"));
 }

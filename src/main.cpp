@@ -12,6 +12,7 @@ void bind_files(nb::module_& m);
 void bind_kv(nb::module_& m);
 void bind_ops(nb::module_& m);
 void bind_probe(nb::module_& m);
+void bind_program(nb::module_& m);
 
 NB_MODULE(_core, m) {
   // Packed weights that a global holds until the interpreter ends are no leak.
@@ -24,4 +25,5 @@ NB_MODULE(_core, m) {
   bind_kv(m);
   bind_ops(m);
   bind_probe(m);
+  bind_program(m);
 }

@@ -189,6 +189,31 @@ KVANT_EXPORT int32_t kvant_softmax(const float* x, int64_t x_stride, double scal
   return report(softmax(job, scale, threads));
 }
 
+KVANT_EXPORT int32_t kvant_scale(const float* x, int64_t x_stride, double factor, int64_t rows, int64_t cols,
+                                 float* out, int64_t out_stride, int32_t threads) {
+  const RowsJob job = {x, x_stride, out, out_stride, rows, cols};
+  KVANT_CHECK(check_rows(job));
+  if (!is_finite(factor)) return fail(Code::bad_shape, "factor must be a finite number");
+  return report(scale(job, factor, threads));
+}
+
+KVANT_EXPORT int32_t kvant_add(const float* x, int64_t x_stride, int64_t rows, int64_t cols, float* y,
+                               int64_t y_stride, int32_t threads) {
+  const RowsJob job = {x, x_stride, y, y_stride, rows, cols};
+  KVANT_CHECK(check_rows(job));
+  return report(add(job, threads));
+}
+
+KVANT_EXPORT int32_t kvant_route(const float* scores, int64_t stride, int64_t rows, int64_t experts, int64_t top,
+                                 int32_t shares_of, int64_t* ids, float* shares, int32_t threads) {
+  KVANT_CHECK(check_rows({scores, stride, shares, top, rows, experts}));
+  if (top < 1 || top > experts) return fail(Code::bad_shape, "expected to choose from 1 to all experts");
+  if (shares_of < KVANT_SHARES_OF_ALL || shares_of > KVANT_SHARES_OF_CHOSEN) {
+    return fail(Code::bad_format, "no such kind of shares");
+  }
+  return report(route({scores, stride, rows, experts, top, SharesOf(shares_of), ids, shares}, threads));
+}
+
 KVANT_EXPORT int32_t kvant_activation_mul(int32_t activation, const float* gate, int64_t gate_stride, const float* up,
                                           int64_t up_stride, int64_t rows, int64_t cols, float* out,
                                           int64_t out_stride, int32_t threads) {

@@ -228,6 +228,28 @@ int32_t kvant_rms_norm(const float* x, int64_t x_stride, const float* weight, do
 int32_t kvant_softmax(const float* x, int64_t x_stride, double scale, int64_t rows, int64_t cols, float* out,
                       int64_t out_stride, int32_t threads);
 
+/* out = x * factor, element by element; out may be x.
+ *   factor                finite, rounded to f32 */
+int32_t kvant_scale(const float* x, int64_t x_stride, double factor, int64_t rows, int64_t cols, float* out,
+                    int64_t out_stride, int32_t threads);
+
+/* y += x, element by element.
+ *   x_stride              0 adds one row to all rows of y */
+int32_t kvant_add(const float* x, int64_t x_stride, int64_t rows, int64_t cols, float* y, int64_t y_stride,
+                  int32_t threads);
+
+/* What a token's experts are weighted with. */
+enum {
+  KVANT_SHARES_OF_ALL = 0,    /* softmax over the scores of all experts */
+  KVANT_SHARES_NORMED = 1,    /* the same, divided by the sum over those chosen, added up in order */
+  KVANT_SHARES_OF_CHOSEN = 2  /* softmax over the scores of those chosen */
+};
+
+/* Chooses the `top` best experts of each row of scores: best first, the lower id first of equals, NaN last.
+ *   ids, shares           [rows, top] without gaps */
+int32_t kvant_route(const float* scores, int64_t stride, int64_t rows, int64_t experts, int64_t top,
+                    int32_t shares_of, int64_t* ids, float* shares, int32_t threads);
+
 enum { KVANT_SILU = 0, KVANT_GELU = 1, KVANT_GELU_TANH = 2, KVANT_RELU = 3 };
 
 /* y = activation(gate) * up. KVANT_BAD_FORMAT when there is no such activation. */

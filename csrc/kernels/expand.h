@@ -78,31 +78,34 @@ void expand_chunk(const uint8_t* packed, int blocks, RowTile& tile, const Ahead&
   if constexpr (V::kSteady) add_shifts<V, Format>(tile, blocks * kGroups);
 }
 
-// Floats as they are, out[column][row].
-template <class V, class Format>
-KVANT_INLINE void widen_tile(const uint8_t* packed, int columns, float* out) {
+// use(column, lane, weights of so many rows) for all columns of a packed chunk of floats.
+template <class V, class Format, class Use>
+KVANT_INLINE void each_float(const uint8_t* packed, int columns, Use&& use) {
   constexpr int kBytes = Format::kInfo.block_bytes, kPerWord = 4 / kBytes;
   constexpr bool kHalf = Format::kInfo.ggml_type == F16::kInfo.ggml_type;
   const int words = columns / kPerWord;
   for (int w = 0; w < words; ++w) {
     for (int lane = 0; lane < kTileRows; lane += V::kLanes) {
       const auto word = V::load_i(reinterpret_cast<const int32_t*>(packed + 64 * w + 4 * lane));
-      float* to = out + w * kPerWord * kTileRows + lane;
+      const int k = w * kPerWord;
       if constexpr (kBytes == 4) {
-        V::store(to, V::from_bits(word));
+        use(k, lane, V::from_bits(word));
       } else if constexpr (kHalf) {
-        V::store(to, V::low_half(word));
-        V::store(to + kTileRows, V::low_half(word.template shr<16>()));
+        use(k, lane, V::low_half(word));
+        use(k + 1, lane, V::low_half(word.template shr<16>()));
       } else {
-        V::store(to, V::from_bits(word.template shl<16>()));
-        V::store(to + kTileRows, V::from_bits(word & V::splat_i(int32_t(0xffff0000u))));
+        use(k, lane, V::from_bits(word.template shl<16>()));
+        use(k + 1, lane, V::from_bits(word & V::splat_i(int32_t(0xffff0000u))));
       }
     }
   }
-  for (int r = 0; words * kPerWord < columns && r < kTileRows; ++r) {
-    const uint16_t last = load_u16(packed + 64 * words + 2 * r);
-    out[words * kPerWord * kTileRows + r] = kHalf ? f16_to_f32(last) : bf16_to_f32(last);
+  if (words * kPerWord == columns) return;
+  alignas(64) float last[kTileRows];
+  for (int r = 0; r < kTileRows; ++r) {
+    const uint16_t half = load_u16(packed + 64 * words + 2 * r);
+    last[r] = kHalf ? f16_to_f32(half) : bf16_to_f32(half);
   }
+  for (int lane = 0; lane < kTileRows; lane += V::kLanes) use(columns - 1, lane, V::load(last + lane));
 }
 
 // Decoded weights, out[column][row]: scale * code, and the minimum taken off, each rounded.
@@ -110,7 +113,9 @@ template <class V, class Format>
 void expand_floats(const uint8_t* packed, int blocks, RowTile& tile, float* out) noexcept {
   constexpr int kLanes = V::kLanes;
   if constexpr (Format::kInfo.block == 1) {
-    widen_tile<V, Format>(packed, blocks, out);
+    each_float<V, Format>(packed, blocks, [&](int k, int lane, auto w) KVANT_LAMBDA {
+      V::store(out + k * kTileRows + lane, w);
+    });
   } else {
     expand_chunk<V, Format>(packed, blocks, tile, Ahead{});
     constexpr int kGroup = Format::kInfo.group;

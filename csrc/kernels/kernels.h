@@ -82,7 +82,8 @@ struct FormatProducts {
   void (*pack)(const uint8_t* const* rows, int blocks, uint8_t* out) noexcept;
   void (*unpack)(const uint8_t* packed, int blocks, uint8_t* const* rows) noexcept;
   void (*expand)(const uint8_t* packed, int blocks, RowTile& tile, const Ahead& ahead) noexcept;
-  // y [16] += a packed chunk times the records of one row of x; null where a tile between is as fast.
+  // y [16] += a packed chunk times the records of one row of x, for floats the row itself; null where a tile
+  // between is as fast.
   void (*stream)(const uint8_t* packed, int blocks, const uint8_t* records, float* y) noexcept;
   // Decoded, [column][row]; the tile is scratch.
   void (*floats)(const uint8_t* packed, int blocks, RowTile& tile, float* out) noexcept;
@@ -141,6 +142,10 @@ struct OpKernels {
   // weight may be null. eps and scale are rounded to f32 in here, where the rounding mode is known.
   void (*rms_norm)(const RowsJob&, const float* weight, double eps) noexcept;
   void (*softmax)(const RowsJob&, double scale) noexcept;
+  // out = x * factor, the factor rounded to f32 in here
+  void (*scale)(const float* x, double factor, float* out, int64_t count) noexcept;
+  // out += x
+  void (*add)(const float* x, float* out, int64_t count) noexcept;
   void (*activation_mul[kActivationCount])(const float* gate, const float* up, float* out, int64_t count) noexcept;
   // out = weights[r] * row r + out for each row in order, from +0 on; rows are stride floats apart.
   void (*weighted_sum)(const float* rows, int64_t stride, const float* weights, int64_t count, float* out,

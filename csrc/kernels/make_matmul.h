@@ -47,6 +47,8 @@ constexpr FormatProducts format_products() {
     if constexpr (V::kStreams) f.stream = &stream_chunk<V, Format>;
     f.shape = {kGroupsOf<Format>, Format::kHasMin, code_offset<V, Format>()};
     pick_tiles<V, Format, V::kMaxTiles>(f);
+  } else {
+    f.stream = &stream_floats<V, Format>;
   }
   return f;
 }

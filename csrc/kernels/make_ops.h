@@ -12,6 +12,8 @@ constexpr OpKernels make_ops() {
   using V = Wide<Native>;
   return {&rms_norm<V>,
           &softmax<V>,
+          &scale<V>,
+          &add<V>,
           // In the order of Activation.
           {&activation_mul<V, Silu>, &activation_mul<V, Gelu>, &activation_mul<V, GeluTanh>, &activation_mul<V, Relu>},
           &weighted_sum<V>,

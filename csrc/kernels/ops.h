@@ -106,6 +106,27 @@ void weighted_sum(const float* rows, int64_t stride, const float* weights, int64
   memcpy(out + i, last, size_t(cols - i) * 4);
 }
 
+template <class V>
+void scale(const float* x, double factor, float* out, int64_t count) noexcept {
+  const auto f = V::splat(float(factor));
+  each_sixteen<V>(x, out, count, 0.0f, [&](const float* in, float* to, int) {
+    each_piece<V>([&](int, int first) { V::store(to + first, canonical<V>(V::load(in + first) * f)); });
+  });
+}
+
+template <class V>
+void add(const float* x, float* out, int64_t count) noexcept {
+  each_sixteen<V>(x, out, count, 0.0f, [&](const float* in, float* to, int rest) {
+    // The last ones stand in a buffer, those they are added to where they were.
+    alignas(64) float padded[16] = {};
+    if (rest < 16) memcpy(padded, out + (count - rest), size_t(rest) * 4);
+    const float* y = rest < 16 ? padded : to;
+    each_piece<V>([&](int, int first) {
+      V::store(to + first, canonical<V>(V::load(y + first) + V::load(in + first)));
+    });
+  });
+}
+
 template <class V, class Act>
 void activation_mul(const float* gate, const float* up, float* out, int64_t count) noexcept {
   constexpr int kLanes = V::kLanes;

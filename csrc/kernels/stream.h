@@ -4,6 +4,7 @@
 
 #include "kernels/activations.h"
 #include "kernels/expand.h"
+#include "kernels/sixteen.h"
 
 namespace kvant {
 
@@ -74,6 +75,20 @@ void stream_chunk(const uint8_t* packed, int blocks, const uint8_t* records, flo
       V::store(y + lane, out.add_to(V::load(y + lane)));
     }
   }
+}
+
+// The same for floats, x as it is: one fma per element in order.
+template <class V, class Format>
+void stream_floats(const uint8_t* packed, int columns, const uint8_t* records, float* y) noexcept {
+  constexpr int kBytesAhead = 4096;
+  const auto* x = reinterpret_cast<const float*>(records);
+  Sixteen<V> sums;
+  each_piece<V>([&](int p, int first) { sums.v[p] = V::load(y + first); });
+  each_float<V, Format>(packed, columns, [&](int k, int lane, auto w) KVANT_LAMBDA {
+    if (lane == 0) __builtin_prefetch(packed + k * kTileRows * Format::kInfo.block_bytes + kBytesAhead);
+    sums.v[lane / V::kLanes] = V::fma(w, V::splat(x[k]), sums.v[lane / V::kLanes]);
+  });
+  each_piece<V>([&](int p, int first) { V::store(y + first, sums.v[p]); });
 }
 
 }  // namespace kvant

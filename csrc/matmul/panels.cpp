@@ -18,6 +18,10 @@ constexpr int64_t kTaskProducts = 128 * 1024;
 constexpr int64_t kStreamColumns = 4;
 // Tasks of products that are bound by memory take so many runs of tiles.
 constexpr int64_t kStreamRuns = 2;
+// Into so many tasks a matrix is cut where it has so many tiles.
+constexpr int64_t kLeastTasks = 4;
+// Tiles that a task takes of one matrix before it goes to the next: memory is read faster in order.
+constexpr int64_t kJoinedTiles = 8;
 
 int threads_for(int64_t elements, int limit) { return elements < kParallelElements ? 1 : limit; }
 
@@ -54,11 +58,14 @@ int64_t Cut::task_tiles(int64_t group_columns) const {
   const int64_t one = std::max<int64_t>(16 * cols * (group_columns + kExpandColumns), 1);
   const int64_t least = divide_up(kTaskProducts, one);
   const int64_t runs = std::max(divide_up(least, register_tiles), group_columns <= kStreamColumns ? kStreamRuns : 1);
-  return runs * register_tiles;
+  const int64_t some = runs * register_tiles;
+  // A single column needs no register tile, so that even a small matrix is shared out.
+  return group_columns == 1 ? std::min(some, std::max<int64_t>(tiles / kLeastTasks, 1)) : some;
 }
 
 int64_t Cut::joined_tiles(int64_t all_columns) const {
-  return divide_up(kTaskProducts, std::max<int64_t>(16 * cols * all_columns * (1 + kExpandColumns), 1));
+  const int64_t least = divide_up(kTaskProducts, std::max<int64_t>(16 * cols * all_columns * (1 + kExpandColumns), 1));
+  return std::max(least, std::min(kJoinedTiles, tiles / (2 * kLeastTasks)));
 }
 
 void Columns::add(const Cut& cut, int64_t columns, int32_t matrix) {

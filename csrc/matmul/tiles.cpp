@@ -136,7 +136,9 @@ void multiply_tiles(const MatmulKernels& k, const Product& product, const uint8_
                     int64_t begin, int64_t end, const Target& target, const TaskMemory& memory) {
   const Weights w = product.matrix(group.matrix);
   const Panels x(product, panels, group);
-  if (x.rows == 1 && !product.floats && k.format[w.format].stream) {
+  // Floats meet weights of blocks only once these are decoded.
+  const bool streams = k.format[w.format].stream && (!product.floats || w.block == 1);
+  if (x.rows == 1 && streams) {
     for (int64_t t = begin; t < end; ++t) {
       stream_tile(k, w, x, t, memory);
       store(k, w, target, 1, t, 1, memory.sums);

@@ -30,6 +30,27 @@ void for_rows(const RowsJob& all, int limit, Body&& body) {
   });
 }
 
+// The largest first, the first of equals before the others, NaN last.
+void choose_best(const float* values, int64_t count, int64_t top, int64_t* ids, float* best) {
+  const auto better = [](float a, float b) { return a > b || (a == a && b != b); };
+  for (int64_t i = 0; i < count; ++i) {
+    if (i >= top && !better(values[i], best[top - 1])) continue;
+    int64_t slot = i < top ? i : top - 1;
+    for (; slot > 0 && better(values[i], best[slot - 1]); --slot) {
+      best[slot] = best[slot - 1];
+      ids[slot] = ids[slot - 1];
+    }
+    best[slot] = values[i];
+    ids[slot] = i;
+  }
+}
+
+void divide_by_sum(float* x, int64_t count) {
+  float sum = x[0];
+  for (int64_t i = 1; i < count; ++i) sum += x[i];
+  for (int64_t i = 0; i < count; ++i) x[i] /= sum;
+}
+
 }  // namespace
 
 Status rms_norm(const RowsJob& rows, const float* weight, double eps, int limit) {
@@ -43,6 +64,51 @@ Status softmax(const RowsJob& rows, double scale, int limit) {
   const Kernels* k;
   if (const Status s = current_kernels(k); !s.ok()) return s;
   if (rows.cols > 0) for_rows(rows, limit, [&](const RowsJob& job) { k->ops->softmax(job, scale); });
+  return {};
+}
+
+Status scale(const RowsJob& rows, double factor, int limit) {
+  const Kernels* k;
+  if (const Status s = current_kernels(k); !s.ok()) return s;
+  for_rows(rows, limit, [&](const RowsJob& job) {
+    for (int64_t row = 0; row < job.rows; ++row) {
+      k->ops->scale(job.x + row * job.stride, factor, job.out + row * job.out_stride, job.cols);
+    }
+  });
+  return {};
+}
+
+Status add(const RowsJob& rows, int limit) {
+  const Kernels* k;
+  if (const Status s = current_kernels(k); !s.ok()) return s;
+  for_rows(rows, limit, [&](const RowsJob& job) {
+    for (int64_t row = 0; row < job.rows; ++row) {
+      k->ops->add(job.x + row * job.stride, job.out + row * job.out_stride, job.cols);
+    }
+  });
+  return {};
+}
+
+Status route(const Route& all, int limit) {
+  const Kernels* k;
+  if (const Status s = current_kernels(k); !s.ok()) return s;
+  const int64_t step = at_least_one(kTaskElements / (all.experts * all.top));
+  std::atomic<bool> no_memory{false};
+  parallel_for((all.rows + step - 1) / step, limit, [&](int64_t i) {
+    auto* scratch = static_cast<float*>(thread_scratch(size_t(all.experts) * sizeof(float)));
+    if (!scratch) return no_memory.store(true);
+    const int64_t last = (i + 1) * step < all.rows ? (i + 1) * step : all.rows;
+    for (int64_t row = i * step; row < last; ++row) {
+      const float* scores = all.scores + row * all.stride;
+      float* shares = all.shares + row * all.top;
+      const bool after = all.shares_of == SharesOf::chosen;
+      if (!after) k->ops->softmax({scores, all.stride, scratch, all.experts, 1, all.experts}, 1.0);
+      choose_best(after ? scores : scratch, all.experts, all.top, all.ids + row * all.top, shares);
+      if (after) k->ops->softmax({shares, all.top, shares, all.top, 1, all.top}, 1.0);
+      if (all.shares_of == SharesOf::normed) divide_by_sum(shares, all.top);
+    }
+  });
+  if (no_memory.load()) return {Code::no_memory, "no memory for scratch"};
   return {};
 }
 

@@ -15,6 +15,24 @@ Status rms_norm(const RowsJob& rows, const float* weight, double eps, int limit)
 
 Status softmax(const RowsJob& rows, double scale, int limit);
 
+Status scale(const RowsJob& rows, double factor, int limit);
+
+// rows.out += rows.x; a stride of 0 adds one row to all.
+Status add(const RowsJob& rows, int limit);
+
+enum class SharesOf : int32_t { all, normed, chosen };
+
+// ids and shares [rows, top] without gaps; 1 <= top <= experts.
+struct Route {
+  const float* scores;
+  int64_t stride, rows, experts, top;
+  SharesOf shares_of;
+  int64_t* ids;
+  float* shares;
+};
+
+Status route(const Route& job, int limit);
+
 // rows.x are the gates; up has rows of its own stride.
 Status activation_mul(Activation activation, const RowsJob& rows, const float* up, int64_t up_stride, int limit);
 

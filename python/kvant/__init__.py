@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kvant import _core, environment, isa
 from kvant.errors import Error, FormatError, GGUFError, IsaError, ModelError, ShapeError
-from kvant.experts import matmul_experts
+from kvant.experts import matmul_experts, route
 from kvant.formats import FormatInfo, format_info, formats
 from kvant.networks import ffn, moe_ffn
 from kvant.ops import activation_mul, embedding, rms_norm, rope, silu_mul, softmax
@@ -44,6 +44,7 @@ __all__ = [
     "reference",
     "rms_norm",
     "rope",
+    "route",
     "set_threads",
     "silu_mul",
     "softmax",

@@ -14,6 +14,7 @@ from kvant.errors import ShapeError
 __all__ = [
     "FLOAT_TYPES",
     "as_rows",
+    "bits",
     "checked_out",
     "empty",
     "f32_array",
@@ -101,6 +102,11 @@ def as_rows(function: str, x: Any) -> tuple[NDArray[Any], int, int]:
         matrix = matrix.copy()
     stride = matrix.strides[0] // array.itemsize if matrix.shape[0] > 1 else cols
     return matrix, FLOAT_TYPES.index(kind), stride
+
+
+def bits(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array, 16-bit floats as whole numbers, because the border knows no bf16."""
+    return array if array.dtype == _F32 else array.view(np.uint16)
 
 
 def importance_rows(

@@ -9,12 +9,76 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvant import _core
-from kvant.arrays import as_rows, checked_out, f32_result
+from kvant.arrays import as_rows, bits, checked_out, f32_array, f32_result, f32_rows
 from kvant.errors import ShapeError
 from kvant.products import act_number
 from kvant.weights import Weights, check_weights
 
-__all__ = ["matmul_experts"]
+__all__ = ["matmul_experts", "route"]
+
+_OF_ALL, _NORMED, _OF_CHOSEN = range(3)
+
+
+def route(
+    scores: ArrayLike,
+    top: int,
+    *,
+    among: str = "all",
+    norm: bool = True,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Choose the best `top` experts of each token, and what their outputs are weighted with.
+
+    Parameters
+    ----------
+    scores
+        f32 [..., experts], what the router gives.
+    top
+        Experts of a token.
+    among
+        `"all"`: softmax over the scores of all experts (qwen3moe, olmoe). `"chosen"`: over those of
+        the experts that were chosen (gpt-oss, Mixtral).
+    norm
+        Divide the shares by their sum, which is added up best first.
+    threads
+        At most this many; the set number by default. The bits do not depend on it.
+
+    Returns
+    -------
+    ids : ndarray
+        int64 [..., top], best first; the lower id first of equals, NaN last.
+    shares : ndarray
+        f32 [..., top].
+
+    Raises
+    ------
+    ShapeError
+        A shape or dtype does not fit, there are fewer experts than `top`, or `among` is unknown.
+
+    Notes
+    -----
+    Routers of this kind are those of Shazeer and others (2017, arXiv:1701.06538).
+
+    Examples
+    --------
+    >>> import numpy as np, kvant
+    >>> ids, shares = kvant.route(np.log(np.float32([[1, 4, 3, 0.5]])), 2)
+    >>> ids, shares.round(3)
+    (array([[1, 2]]), array([[0.571, 0.429]], dtype=float32))
+    """
+    given = f32_array("route", "scores", scores)
+    if among not in ("all", "chosen"):
+        raise ShapeError(f"[route] expected among to be 'all' or 'chosen', got {among!r}")
+    experts = given.shape[-1]
+    if not 1 <= top <= experts:
+        raise ShapeError(f"[route] expected to choose from 1 to {experts} experts, got {top}")
+    shape = (*given.shape[:-1], top)
+    ids, shares = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    if shares.size:
+        kind = _OF_CHOSEN if among == "chosen" else _NORMED if norm else _OF_ALL
+        rows = f32_rows("route", given)
+        _core.route(rows, kind, ids.reshape(-1, top), shares.reshape(-1, top), threads or 0)
+    return ids, shares
 
 
 def matmul_experts(
@@ -86,7 +150,7 @@ def matmul_experts(
     number = act_number("matmul_experts", act)
     try:
         _core.matmul_experts(
-            matrix.ctypes.data,
+            bits(matrix),
             kind,
             stride,
             per_slot,

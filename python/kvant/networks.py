@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvant import _core
-from kvant.arrays import as_rows
+from kvant.arrays import as_rows, bits
 from kvant.errors import ShapeError
 from kvant.experts import check_range, check_x, expert_ids, product_result
 from kvant.ops import activation_number
@@ -81,7 +81,7 @@ def ffn(
     matrix, kind, stride = as_rows("ffn", given)
     result = product_result("ffn", out, (*leading, down.shape[-2]), (given,))
     _core.ffn(
-        matrix.ctypes.data,
+        bits(matrix),
         kind,
         math.prod(leading),
         stride,
@@ -184,7 +184,7 @@ def moe_ffn(
     tokens = math.prod(leading)
     try:
         _core.moe_ffn(
-            matrix.ctypes.data,
+            bits(matrix),
             kind,
             stride,
             gate.experts(),

@@ -381,10 +381,13 @@ def embedding(
             f"at {first}"
         )
     shape = (*places.shape, q.shape[1])
-    kind = float_dtype("embedding", dtype)[1]
+    number, kind = float_dtype("embedding", dtype)
     if out is None:
         out = empty(shape, kind)
     elif np.may_share_memory(checked_out("embedding", out, shape, kind), q.data):
         raise ShapeError("[embedding] expected out apart from the table, got its memory")
-    q.dequantize(kind, places.reshape(-1), out.reshape(places.size, q.shape[1]), threads=threads)
+    data, stride = q.byte_rows()
+    index = np.ascontiguousarray(places.reshape(-1), np.int64)
+    flat = out.reshape(-1).view(np.uint8)
+    _core.embedding(q.info.number, data, stride, index, q.shape[1], number, flat, threads or 0)
     return out

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvant import _core
-from kvant.arrays import as_rows, checked_out
+from kvant.arrays import as_rows, bits, checked_out
 from kvant.errors import ShapeError
 from kvant.weights import Weights, check_weights
 
@@ -172,7 +172,7 @@ def _products(
         )
     _core.matmul_many(
         function,
-        matrix.ctypes.data,
+        bits(matrix),
         kind,
         math.prod(leading),
         matrix.shape[1],

@@ -218,9 +218,8 @@ class QTensor(Weights):
         cols = shape[-1]
         _core.decode(
             self.info.number,
-            data.ctypes.data,
+            data,
             stride,
-            data.shape[0],
             index,
             math.prod(shape[:-1]),
             cols,

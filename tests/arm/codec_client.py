@@ -138,6 +138,21 @@ class Server:
     def softmax(self, x: NDArray[np.float32]) -> Any:
         return self.floats(9, x, x.tobytes())
 
+    def scale(self, x: NDArray[np.float32]) -> Any:
+        """x * 0.3."""
+        return self.floats(14, x, x.tobytes())
+
+    def add(self, y: NDArray[np.float32], x: NDArray[np.float32]) -> Any:
+        return self.floats(15, y, y.tobytes() + x.tobytes())
+
+    def route(self, scores: NDArray[np.float32], used: int, kind: int) -> tuple[Any, Any]:
+        """Ids and shares; kind 0 of all, 1 of all and divided by their sum, 2 of those chosen."""
+        code, out = self.call(16, scores.tobytes(), kind, *scores.shape, option=used)
+        assert code == 0
+        count = len(scores) * used
+        ids = np.frombuffer(out, np.int64, count).reshape(-1, used)
+        return ids, np.frombuffer(out, np.float32, count, 8 * count).reshape(-1, used)
+
     def activation_mul(
         self, gate: NDArray[np.float32], up: NDArray[np.float32], number: int
     ) -> Any:

@@ -9,7 +9,8 @@
 //      8 rms_norm (weight behind x), 9 softmax of half of x, 10 activation `format` of gates times up behind them,
 //      11 rope of one head per row (positions before x; interleaved when `format` is 1)
 //      12 attention of the last x_rows of `rows` tokens, `option` heads of `cols` reading one: k, v, q; `format` 0 f32, 1 f16
-//      13 divergence of rows from those behind them
+//      13 divergence of rows from those behind them, 14 rows times 0.3, 15 rows and those behind them added up,
+//      16 the best `option` of each row of scores, shares of kind `format`
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -85,6 +86,20 @@ void transform(const Request& r, const Memory& in) {
     code = kvant_rope(x + 2 * r.rows, r.cols, r.cols, positions, r.rows, 1, int32_t(r.cols), int32_t(r.cols), number == 1,
                       1e6, 1.0, nullptr, out.floats(), r.cols, r.cols, kThreads);
   }
+  if (r.op == 14) code = kvant_scale(x, r.cols, 0.3, r.rows, r.cols, out.floats(), r.cols, kThreads);
+  if (r.op == 15) {
+    memcpy(out.data(), x, size_t(out.size()));
+    code = kvant_add(x + size, r.cols, r.rows, r.cols, out.floats(), r.cols, kThreads);
+  }
+  reply(code, out.data(), out.size());
+}
+
+// ids and shares of `option` experts.
+void choose(const Request& r, const Memory& in) {
+  const Memory out(r.rows * r.option * 12);
+  auto* ids = reinterpret_cast<int64_t*>(out.data());
+  const int32_t code = kvant_route(in.floats(), r.cols, r.rows, r.cols, r.option, int32_t(r.format), ids,
+                                   reinterpret_cast<float*>(ids + r.rows * r.option), kThreads);
   reply(code, out.data(), out.size());
 }
 
@@ -118,6 +133,7 @@ void serve(const Request& r, const Memory& in) {
   }
   if (r.op == 12) return attend(r, in);
   if (r.op == 13) return diverge(r, in);
+  if (r.op == 16) return choose(r, in);
   if (r.op >= 8) return transform(r, in);
   kvant_format info = {};
   if (kvant_format_info(format, &info) != KVANT_OK) return reply(KVANT_BAD_FORMAT, nullptr, 0);

@@ -86,6 +86,12 @@ def test_operations_give_the_bits_of_the_reference(arm: Server, cols: int) -> No
     x, y = wild(50, cols, 8), wild(50, cols, 9)
     assert np.array_equal(words(arm.rms_norm(x, y[0])), words(ops.rms_norm(x, y[0])))
     assert np.array_equal(words(arm.softmax(x)), words(ops.softmax(x, 0.5)))
+    assert np.array_equal(words(arm.scale(x)), words(ops.scale(x, 0.3)))
+    assert np.array_equal(words(arm.add(y, x)), words(ops.add(y, x)))
+    for kind, how in enumerate(({"norm": False}, {}, {"among": "chosen"})):
+        found, wanted = arm.route(x, min(cols, 8), kind), ops.route(x, min(cols, 8), **how)
+        assert np.array_equal(found[0], wanted[0])
+        assert np.array_equal(words(found[1]), words(wanted[1]))
     for number, name in enumerate(ops.ACTIVATIONS):
         found = arm.activation_mul(x, y, number)
         assert np.array_equal(words(found), words(ops.activation_mul(x, y, name))), name

@@ -7,6 +7,7 @@ import pytest
 
 import kvant
 from distributions import wild
+from kvant.reference import ops
 from support import words
 
 OK, BAD_SHAPE, BAD_FORMAT, BAD_ALIGNMENT = 0, -1, -2, -3
@@ -28,6 +29,9 @@ def arguments(name):
     if name == "kvant_softmax":
         given = {"x": X, "x_stride": 48, "scale": 0.5, **rows, **out}
         return given, kvant.softmax(X, scale=0.5)
+    if name == "kvant_scale":
+        given = {"x": X, "x_stride": 48, "factor": -0.7, **rows, **out}
+        return given, ops.scale(X, -0.7)
     if name == "kvant_activation_mul":
         given = {"activation": 1, "gate": X, "gate_stride": 48, "up": Y, "up_stride": 48}
         return {**given, **rows, **out}, kvant.activation_mul(X, Y, "gelu")
@@ -45,7 +49,7 @@ def arguments(name):
     return given, wanted
 
 
-NAMES = ("kvant_rms_norm", "kvant_softmax", "kvant_activation_mul", "kvant_rope")
+NAMES = ("kvant_rms_norm", "kvant_softmax", "kvant_scale", "kvant_activation_mul", "kvant_rope")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,14 +60,15 @@ def test_the_bits_of_python(call, name):
 
 
 MISUSES = [
-    *((n, {"rows": -1}, BAD_SHAPE, "negative number of rows or columns") for n in NAMES[:3]),
-    *((n, {"cols": -1}, BAD_SHAPE, "negative number of rows or columns") for n in NAMES[:3]),
-    *((n, {"x": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size") for n in NAMES[:2]),
+    *((n, {"rows": -1}, BAD_SHAPE, "negative number of rows or columns") for n in NAMES[:4]),
+    *((n, {"cols": -1}, BAD_SHAPE, "negative number of rows or columns") for n in NAMES[:4]),
+    *((n, {"x": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size") for n in NAMES[:3]),
     *((n, {"out": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size") for n in NAMES),
     ("kvant_rms_norm", {"weight": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size"),
     ("kvant_rms_norm", {"eps": -1.0}, BAD_SHAPE, "eps must be a finite number of at least 0"),
     ("kvant_rms_norm", {"eps": np.nan}, BAD_SHAPE, "eps must be a finite number of at least 0"),
     ("kvant_softmax", {"scale": np.inf}, BAD_SHAPE, "scale must be a finite number"),
+    ("kvant_scale", {"factor": np.nan}, BAD_SHAPE, "factor must be a finite number"),
     ("kvant_activation_mul", {"activation": 4}, BAD_FORMAT, "no such activation"),
     ("kvant_activation_mul", {"activation": -1}, BAD_FORMAT, "no such activation"),
     ("kvant_activation_mul", {"up": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size"),
@@ -102,6 +107,50 @@ def test_nothing_to_do(call):
         empty = {"tokens": 0} if name == "kvant_rope" else {"rows": 0}
         assert call(name, *{**given, **empty}.values()) == OK
         assert (given["out"] == 7).all()
-    for name in NAMES[:3]:
+    for name in NAMES[:4]:
         given, _ = arguments(name)
         assert call(name, *{**given, "cols": 0}.values()) == OK
+
+
+def route_arguments(**changes):
+    given = {"scores": X, "stride": 48, "rows": 5, "experts": 48, "top": 3, "shares_of": 1}
+    given |= {"ids": np.full((5, 3), 7), "shares": np.full((5, 3), 7, np.float32), "threads": 0}
+    return given | changes
+
+
+@pytest.mark.parametrize(("kind", "how"), [(0, {"norm": False}), (1, {}), (2, {"among": "chosen"})])
+def test_routes_have_the_bits_of_the_reference(call, kind, how):
+    given = route_arguments(shares_of=kind)
+    assert call("kvant_route", *given.values()) == OK
+    with np.errstate(all="ignore"):
+        ids, shares = ops.route(X, 3, **how)
+    assert np.array_equal(given["ids"], ids)
+    assert np.array_equal(words(given["shares"]), words(shares))
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "what"),
+    [
+        ({"top": 49}, BAD_SHAPE, "expected to choose from 1 to all experts"),
+        ({"top": 0}, BAD_SHAPE, "expected to choose from 1 to all experts"),
+        ({"shares_of": 3}, BAD_FORMAT, "no such kind of shares"),
+        ({"rows": -1}, BAD_SHAPE, "negative number of rows or columns"),
+        ({"scores": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size"),
+    ],
+)
+def test_misused_routes_are_refused(c, call, change, code, what):
+    given = route_arguments(**change)
+    assert call("kvant_route", *given.values()) == code
+    assert text(c) == what
+    assert (given["ids"] == 7).all() and (given["shares"] == 7).all()
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_rows_are_added_in_place(call, rows):
+    y = Y.copy()
+    assert call("kvant_add", X, 48 if rows == 5 else 0, 5, 48, y, 48, 0) == OK
+    assert np.array_equal(words(y), words(ops.add(Y, X if rows == 5 else X[0])))
+    before = y.copy()
+    assert call("kvant_add", ODD, 48, 5, 48, y, 48, 0) == BAD_ALIGNMENT
+    assert call("kvant_add", X, 48, -1, 48, y, 48, 0) == BAD_SHAPE
+    assert np.array_equal(words(y), words(before))

@@ -170,7 +170,7 @@ def test_an_interrupted_cache_is_as_it_was(monkeypatch):
     cache.advance(60)
     room = Cache._room
 
-    def interrupted(self, pages):
+    def interrupted(self, pages, first):
         room(self, pages)
         raise KeyboardInterrupt
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import kvant
 from distributions import wild
+from kvant.arithmetic import add, scale
 from kvant.reference import ops
 from support import every_isa, words
 
@@ -114,3 +115,48 @@ def test_scaling_by_powers_of_two_changes_nothing():
         grown = np.ldexp(x, power)
         assert np.array_equal(kvant.rms_norm(grown, None, 0.0), kvant.rms_norm(x, None, 0.0))
         assert np.array_equal(kvant.softmax(grown, scale=2.0**-power), kvant.softmax(x))
+
+
+@given(rows=st.integers(1, 5), cols=lengths, seed=seeds, share=shares, factor=scales)
+def test_scale_and_add_are_their_twins(rows, cols, seed, share, factor):
+    x, y = wild(rows, cols, seed, share), wild(rows, cols, seed + 1, share)
+    scaled = words(ops.scale(x, factor))
+    added, one_row = words(ops.add(y, x)), words(ops.add(y, x[0]))
+    for isa in every_isa():
+        found = x.copy()
+        scale(found, factor)
+        assert np.array_equal(words(found), scaled), isa
+        assert np.array_equal(words(add(y.copy(), x)), added), isa
+        assert np.array_equal(words(add(y.copy(), x[0])), one_row), isa
+
+
+@given(rows=st.integers(1, 6), experts=st.integers(1, 40), seed=seeds, share=shares, data=st.data())
+def test_route_is_its_twin(rows, experts, seed, share, data):
+    scores = wild(rows, experts, seed, share)
+    if data.draw(st.booleans(), "ties"):
+        scores = np.round(np.float32(2) * np.random.default_rng(seed).random(scores.shape, "f4"))
+    used = data.draw(st.integers(1, experts), "used")
+    for how in ({}, {"norm": False}, {"among": "chosen"}):
+        with np.errstate(all="ignore"):
+            ids, wanted = ops.route(scores, used, **how)
+        for isa in every_isa():
+            chosen, found = kvant.route(scores, used, **how)
+            assert np.array_equal(chosen, ids), (isa, how)
+            assert np.array_equal(words(found), words(wanted)), (isa, how)
+
+
+def test_more_experts_than_there_are_cannot_be_chosen():
+    with pytest.raises(kvant.ShapeError, match="from 1 to 3 experts, got 4"):
+        kvant.route(np.zeros((2, 3), np.float32), 4)
+    with pytest.raises(kvant.ShapeError, match="'all' or 'chosen', got 'some'"):
+        kvant.route(np.zeros((2, 3), np.float32), 2, among="some")
+    ids, shares = kvant.route(np.zeros((0, 3), np.float32), 2)
+    assert ids.shape == shares.shape == (0, 2)
+
+
+def test_what_is_added_in_place_fits():
+    y = np.zeros((4, 6), np.float32)
+    with pytest.raises(kvant.ShapeError, match=r"\[add\] expected x of shape"):
+        add(y, np.zeros((4, 5), np.float32))
+    with pytest.raises(kvant.ShapeError, match="C-contiguous"):
+        add(y[:, ::2], np.zeros((4, 3), np.float32))

@@ -49,6 +49,8 @@ class Cache:
     ----------
     length : int
         Tokens that all layers hold; `advance` moves it once every layer has had its append.
+    moves : int
+        How often a layer's pages came to lie elsewhere.
 
     Examples
     --------
@@ -75,7 +77,9 @@ class Cache:
     ) -> None:
         if dtype not in ("f16", "f32"):
             raise ShapeError(f"[Cache] expected dtype f16 or f32, got {dtype!r}")
-        self.length = 0
+        # Native calls read it where it lies, so that they can be made again at another length.
+        self._length = np.zeros(1, np.int64)
+        self.moves = 0
         # Sizes out of a file are NumPy's unsigned numbers, which wrap.
         self.kv_heads, self.head_dim = int(kv_heads), int(head_dim)
         self.value_dim = self.head_dim if value_dim is None else int(value_dim)
@@ -92,6 +96,10 @@ class Cache:
             _Layer(window, self._room(_pages(layer_tokens(self._capacity, window))))
             for window in (windows or [None] * int(layers))
         ]
+
+    @property
+    def length(self) -> int:
+        return int(self._length[0])
 
     @property
     def nbytes(self) -> int:
@@ -120,7 +128,7 @@ class Cache:
         own = self._layers[layer]
         if self.length + len(k) > own.end:
             self._make_room(own, len(k))
-        _core.kv_append(own.room.pages, self.length - own.first, k, v, threads or 0)
+        _core.kv_append(own.room.pages, self._length, k, v, threads or 0)
         own.appended = len(k)
 
     def attend(
@@ -179,13 +187,12 @@ class Cache:
         else:
             checked_out("attend", out, shape, q.dtype)
         reach = _NO_WINDOW if own.window is None else own.window
-        place = self.length - own.first
-        _core.kv_attend(own.room.pages, place, q, reach, scale, sinks, out, threads or 0)
+        _core.kv_attend(own.room.pages, self._length, q, reach, scale, sinks, out, threads or 0)
         return out
 
     def advance(self, tokens: int) -> None:
         """Count tokens in, once every layer holds them."""
-        self.length += tokens
+        self._length += tokens
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from `length` on.
@@ -201,13 +208,17 @@ class Cache:
         )
         if not least <= length <= self.length:
             raise ShapeError(f"[truncate] expected {least} to {self.length} tokens, got {length}")
-        self.length = length
+        self._length[0] = length
 
-    def _room(self, pages: int) -> _Room:
+    def has_room(self, tokens: int) -> bool:
+        """Whether so many more tokens can be appended to every layer without moving its pages."""
+        return self.length + tokens <= min(own.end for own in self._layers)
+
+    def _room(self, pages: int, first: int = 0) -> _Room:
         size = self._number_bytes
         k = empty((self.kv_heads, pages, self.head_dim, PAGE_TOKENS, size), _U8)
         v = empty((self.kv_heads, pages, PAGE_TOKENS, self._width, size), _U8)
-        return _Room(k, v, _core.KvPages(k, v, self.value_dim))
+        return _Room(k, v, _core.KvPages(k, v, self.value_dim, first))
 
     def _make_room(self, own: _Layer, tokens: int) -> None:
         """Let go of what no token will see, and grow where that is not enough."""
@@ -221,10 +232,11 @@ class Cache:
         if need > old.k.shape[1]:
             capacity = max(capacity, PAGE_TOKENS * max(need, 2 * old.k.shape[1]))
         # An interruption must find the old room or the new one, never half of it.
-        room = self._room(max(need, _pages(layer_tokens(capacity, own.window))))
+        room = self._room(max(need, _pages(layer_tokens(capacity, own.window))), first)
         for new, source in ((room.k, old.k), (room.v, old.v)):
             new[:, :kept] = source[:, skipped : skipped + kept]
         own.place = (room, first)
+        self.moves += 1
         self._capacity = capacity
 
 

@@ -6,12 +6,11 @@ they multiply (Hugging Face folders hold them less one).
 
 from __future__ import annotations
 
-import numpy as np
-
 from kvant.models.config import ModelConfig
 from kvant.models.llama import Shapes
 from kvant.models.qwen3 import Qwen3
 from kvant.models.rope import Rope
+from kvant.models.routing import Ints
 from kvant.models.step import Step
 from kvant.models.weights import Array, WeightTable
 
@@ -32,20 +31,17 @@ class Gemma3(Qwen3):
             per_head = config.embedding_length / config.head_count
             self.score_scale = (config.key_length / per_head) ** 0.5
 
-    def embed(self, step: Step, tokens: np.ndarray) -> Array:
+    def embed(self, step: Step, tokens: Ints) -> Array:
         """Embeddings are multiplied by the root of their width."""
-        x = step.embed(tokens)
-        x *= np.float32(self.config.embedding_length**0.5)
-        return x
+        return step.embed(tokens, self.config.embedding_length**0.5)
 
     def layer(self, step: Step, index: int, x: Array) -> Array:
         """One layer, x [T, width] -> [T, width], in place."""
         prefix = f"blk.{index}"
         h = self.attention(step, index, step.norm(f"{prefix}.attn_norm", x))
-        x += step.norm(f"{prefix}.post_attention_norm", h)
+        step.add(x, step.norm(f"{prefix}.post_attention_norm", h))
         h = step.feed_forward(prefix, step.norm(f"{prefix}.ffn_norm", x), "gelu_tanh")
-        x += step.norm(f"{prefix}.post_ffw_norm", h)
-        return x
+        return step.add(x, step.norm(f"{prefix}.post_ffw_norm", h))
 
     def attention(self, step: Step, index: int, h: Array) -> Array:
         """As in llama, with the positions of the layer's kind."""

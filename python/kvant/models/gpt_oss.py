@@ -7,7 +7,6 @@ import numpy as np
 from kvant.models.config import ModelConfig
 from kvant.models.llama import Llama, Shapes
 from kvant.models.qwen3moe import expert_shapes
-from kvant.models.routing import route
 from kvant.models.step import Step
 from kvant.models.weights import Array
 from kvant.ops import silu_mul
@@ -23,6 +22,8 @@ class GptOss(Llama):
 
     rope_style = "half"
     second_norm = "post_attention_norm"
+    # The activation is computed with NumPy.
+    replays = False
 
     def sinks(self, step: Step, prefix: str) -> Array | None:
         """Every layer has them."""
@@ -31,7 +32,7 @@ class GptOss(Llama):
     def feed_forward(self, step: Step, prefix: str, h: Array) -> Array:
         """Clamped SwiGLU: gate * sigmoid(1.702 gate) * (up + 1)."""
         scores = step.linear(f"{prefix}.ffn_gate_inp", h)
-        chosen, shares = route(scores, self.config.expert_used_count, among="chosen")
+        chosen, shares = step.route(scores, among="chosen")
         parts = step.weights.linears(prefix, "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
         step.show_experts(parts[:2], h, chosen)
         gate = np.minimum(step.expert_products(h, parts[0], chosen), _LIMIT)

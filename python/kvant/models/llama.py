@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from kvant.models.config import ModelConfig
 from kvant.models.rope import read_rope
+from kvant.models.routing import Ints
 from kvant.models.step import Step
 from kvant.models.weights import Array, WeightTable
 
@@ -21,21 +20,30 @@ class Llama:
     rope_style = "interleaved"
     # What files call the norm before the second half.
     second_norm = "ffn_norm"
+    # Whether layers compute with operations of `Step` alone, which can be recorded and made again.
+    replays = True
 
     def __init__(self, config: ModelConfig, weights: WeightTable) -> None:
         self.config = config
         self.rope = read_rope(config, weights, self.rope_style)
 
-    def embed(self, step: Step, tokens: np.ndarray) -> Array:
+    def embed(self, step: Step, tokens: Ints) -> Array:
         """What goes into the first layer, [T, width]."""
         return step.embed(tokens)
+
+    def hidden(self, step: Step, tokens: Ints) -> Array:
+        """What the head is given, [T, width], for tokens int64 [T]."""
+        x = self.embed(step, tokens)
+        for index in range(self.config.block_count):
+            x = self.layer(step, index, x)
+        return step.norm("output_norm", x)
 
     def layer(self, step: Step, index: int, x: Array) -> Array:
         """One layer, x [T, width] -> [T, width], in place."""
         prefix = f"blk.{index}"
-        x += self.attention(step, index, step.norm(f"{prefix}.attn_norm", x))
-        x += self.feed_forward(step, prefix, step.norm(f"{prefix}.{self.second_norm}", x))
-        return x
+        step.add(x, self.attention(step, index, step.norm(f"{prefix}.attn_norm", x)))
+        h = step.norm(f"{prefix}.{self.second_norm}", x)
+        return step.add(x, self.feed_forward(step, prefix, h))
 
     def attention(self, step: Step, index: int, h: Array) -> Array:
         """Queries, keys and values of h, rotated; attention; and one product back to [T, width]."""

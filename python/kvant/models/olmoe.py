@@ -5,7 +5,6 @@ from __future__ import annotations
 from kvant.models.config import ModelConfig
 from kvant.models.llama import Llama, Shapes
 from kvant.models.qwen3moe import expert_shapes
-from kvant.models.routing import route
 from kvant.models.step import Step
 from kvant.models.weights import Array
 
@@ -26,7 +25,7 @@ class Olmoe(Llama):
     def feed_forward(self, step: Step, prefix: str, h: Array) -> Array:
         """The best experts of each token."""
         scores = step.linear(f"{prefix}.ffn_gate_inp", h)
-        chosen, shares = route(scores, self.config.expert_used_count, norm=False)
+        chosen, shares = step.route(scores, norm=False)
         return step.experts(prefix, h, chosen, shares)
 
     @classmethod

@@ -24,9 +24,11 @@ _CALLS = (
     "rope",
     "softmax",
     "activation_mul",
-    "decode",
+    "route",
+    "add",
+    "scale",
+    "embedding",
 )
-
 
 _ENTERED = Lock()
 
@@ -64,11 +66,11 @@ class Profile:
     def __enter__(self) -> Profile:
         if not _ENTERED.acquire(blocking=False):
             raise Error("[Profile] expected one profile at a time, got another that is entered")
-        for name in _CALLS:
+        if not self._timed:
+            self._timed = {name: self._timer(name) for name in _CALLS} | {"replay": self._replay}
+        for name, timed in self._timed.items():
             self._replaced[name] = getattr(_core, name)
-            if name not in self._timed:
-                self._timed[name] = self._timer(name)
-            setattr(_core, name, self._timed[name])
+            setattr(_core, name, timed)
         self._began = time.perf_counter()
         return self
 
@@ -89,14 +91,24 @@ class Profile:
         return 1.0 - self.native / self.total if self.total else 0.0
 
     def _timer(self, name: str) -> Callable[..., Any]:
-        function, clock = self._replaced[name], time.perf_counter
+        function, clock = getattr(_core, name), time.perf_counter
 
         def timed(*args: Any) -> Any:
             began = clock()
             try:
                 return function(*args)
             finally:
-                self.seconds[name] = self.seconds.get(name, 0.0) + clock() - began
-                self.calls[name] = self.calls.get(name, 0) + 1
+                self._count(name, clock() - began)
 
         return timed
+
+    def _replay(self, program: _core.Program) -> None:
+        """Calls that are made again from a record count as if they were made one by one."""
+        before = program.seconds()
+        _core.replay_timed(program)
+        for (name, start), (_, end) in zip(before, program.seconds(), strict=True):
+            self._count(name, end - start)
+
+    def _count(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.calls[name] = self.calls.get(name, 0) + 1

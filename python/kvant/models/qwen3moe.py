@@ -5,7 +5,6 @@ from __future__ import annotations
 from kvant.models.config import ModelConfig
 from kvant.models.llama import Shapes
 from kvant.models.qwen3 import Qwen3
-from kvant.models.routing import route
 from kvant.models.step import Step
 from kvant.models.weights import Array
 
@@ -18,7 +17,7 @@ class Qwen3Moe(Qwen3):
     def feed_forward(self, step: Step, prefix: str, h: Array) -> Array:
         """The best experts of each token."""
         scores = step.linear(f"{prefix}.ffn_gate_inp", h)
-        chosen, shares = route(scores, self.config.expert_used_count)
+        chosen, shares = step.route(scores)
         return step.experts(prefix, h, chosen, shares)
 
     @classmethod

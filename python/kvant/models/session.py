@@ -9,6 +9,7 @@ import numpy as np
 from kvant.errors import ModelError, ShapeError
 from kvant.models.cache import BATCH_TOKENS, PAGE_TOKENS, Cache
 from kvant.models.config import ModelConfig
+from kvant.models.replay import Replay
 from kvant.models.routing import Ints
 from kvant.models.step import Observer, Settings, Step
 from kvant.models.weights import Array, WeightTable
@@ -42,6 +43,7 @@ class Session:
         self._layers = layers
         self._settings = settings
         self._observe = observe
+        self._replay: Replay | None = None
         self.cache = Cache(
             config.block_count,
             config.head_count_kv,
@@ -75,16 +77,27 @@ class Session:
                 f"[feed] expected at most {self._config.context_length} tokens (context_length), "
                 f"got {total}"
             )
+        if len(tokens) == 1 and self._observe is None and self._layers.replays:
+            return self._next(int(tokens[0]))
         batches = [tokens[i : i + BATCH_TOKENS] for i in range(0, len(tokens), BATCH_TOKENS)]
         states = [self._pass(batch) for batch in batches]
         return states[0] if len(states) == 1 else np.concatenate(states)
 
     def _pass(self, tokens: Ints) -> Array:
-        step = Step(
-            self._config, self._weights, self.cache, len(tokens), self._settings, self._observe
-        )
-        x = self._layers.embed(step, tokens)
-        for index in range(self._config.block_count):
-            x = self._layers.layer(step, index, x)
+        step = self._step(len(tokens), self._observe)
+        x = self._layers.hidden(step, tokens)
         self.cache.advance(len(tokens))
-        return step.norm("output_norm", x)
+        return x
+
+    def _next(self, token: int) -> Array:
+        replay = self._replay
+        if replay is None or not replay.fits():
+            replay = Replay(self._layers, self._step(1), self.cache)
+        x = replay.run(token)
+        # Kept once it was recorded to its end.
+        self._replay = replay
+        self.cache.advance(1)
+        return x
+
+    def _step(self, tokens: int, observe: Observer | None = None) -> Step:
+        return Step(self._config, self._weights, self.cache, tokens, self._settings, observe)

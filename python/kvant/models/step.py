@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvant.experts import matmul_experts
+from kvant.arithmetic import add, scale
+from kvant.experts import matmul_experts, route
 from kvant.models.cache import Cache
 from kvant.models.config import ModelConfig
 from kvant.models.rope import Rope
@@ -35,7 +36,13 @@ class Settings:
 
 
 class Step:
-    """The operations of one pass of T new tokens through the layers."""
+    """The operations of one pass of T new tokens through the layers.
+
+    Attributes
+    ----------
+    positions : int64 [T]
+        Where the tokens stand.
+    """
 
     def __init__(
         self,
@@ -49,15 +56,17 @@ class Step:
         self.config = config
         self.weights = weights
         self._cache = cache
-        self._positions = np.arange(cache.length, cache.length + tokens)
+        self.positions = np.arange(cache.length, cache.length + tokens)
         self._act = settings.act
         self._threads = settings.threads
         self._observe = observe
 
-    def embed(self, tokens: np.ndarray) -> Array:
-        """Rows [T, width] of the embedding."""
+    def embed(self, tokens: Ints, factor: float = 1.0) -> Array:
+        """Rows [T, width] of the embedding, multiplied by a factor."""
         table = self.weights.table("token_embd.weight")
         x: Array = embedding(table, tokens, threads=self._threads)
+        if factor != 1.0:
+            scale(x, factor, threads=self._threads)
         return x
 
     def norm(self, name: str, x: Array) -> Array:
@@ -65,14 +74,16 @@ class Step:
         weight = self.weights.vector(f"{name}.weight")
         return rms_norm(x, weight, self.config.layer_norm_rms_epsilon, threads=self._threads)
 
+    def add(self, x: Array, y: Array) -> Array:
+        """Add y [T, n], or [n] for every token, to x [T, n] in place."""
+        return add(x, y, threads=self._threads)
+
     def linear(self, name: str, x: Array) -> Array:
         """x [T, k] times the weight [n, k] of `name`, transposed, plus its bias if it has one."""
         own = self.weights.linear(name)
         self._show(own, x)
         y = matmul(x, own.matrix, act=self._act, threads=self._threads)
-        if own.bias is not None:
-            y += own.bias
-        return y
+        return y if own.bias is None else self.add(y, own.bias)
 
     def qkv(self, prefix: str, x: Array) -> tuple[Array, Array, Array]:
         """Queries [T, heads, D], keys and values [T, kv_heads, D] of one layer's input."""
@@ -89,7 +100,7 @@ class Step:
         """Rotary positions of x [T, heads, D], in place."""
         return rope(
             x,
-            self._positions,
+            self.positions,
             theta=how.theta,
             style=how.style,
             freq_factors=how.factors,
@@ -111,8 +122,8 @@ class Step:
         """Causal attention over everything the layer sees, [T, heads * D]."""
         cache, config = self._cache, self.config
         cache.append(layer, k, v, threads=self._threads)
-        scale = config.key_length**-0.5 * score_scale
-        y = cache.attend(layer, q, scale, sinks=sinks, threads=self._threads)
+        factor = config.key_length**-0.5 * score_scale
+        y = cache.attend(layer, q, factor, sinks=sinks, threads=self._threads)
         return y.reshape(len(q), -1)
 
     def feed_forward(self, prefix: str, x: Array, activation: str = "silu") -> Array:
@@ -131,6 +142,11 @@ class Step:
         gated, inner = self._products((gate, up), x)
         activation_mul(gated, inner, activation, out=inner, threads=self._threads)
         return self.linear(f"{prefix}.ffn_down", inner)
+
+    def route(self, scores: Array, *, among: str = "all", norm: bool = True) -> tuple[Ints, Array]:
+        """The experts of each token and their shares, as `kvant.route` has them."""
+        used = self.config.expert_used_count
+        return route(scores, used, among=among, norm=norm, threads=self._threads)
 
     def experts(
         self, prefix: str, x: Array, chosen: Ints, shares: Array, activation: str = "silu"
@@ -182,7 +198,7 @@ class Step:
         results = matmul_many(x, matrices, act=self._act, threads=self._threads)
         for part, y in zip(parts, results, strict=True):
             if part.bias is not None:
-                y += part.bias
+                self.add(y, part.bias)
         return results
 
     def _show(self, part: Linear, x: Array) -> None:

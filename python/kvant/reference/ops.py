@@ -16,7 +16,17 @@ from numpy.typing import ArrayLike, NDArray
 from .fma import fma
 from .numeric import F32, U8, canonical, f32
 
-__all__ = ["activation_mul", "embedding", "rms_norm", "rope", "silu_mul", "softmax"]
+__all__ = [
+    "activation_mul",
+    "add",
+    "embedding",
+    "rms_norm",
+    "rope",
+    "route",
+    "scale",
+    "silu_mul",
+    "softmax",
+]
 
 _F64 = NDArray[np.float64]
 
@@ -112,6 +122,57 @@ def softmax(x: F32, scale: float = 1.0) -> F32:
         z = x * np.float32(scale)
         e = exp(z - z.max(axis=-1, keepdims=True))
         return canonical(e * (_ONE / lane_sum(e)))
+
+
+def scale(x: F32, factor: float) -> F32:
+    """x * factor, the factor rounded to f32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scale(np.float32([1, 2]), 0.5).tolist()
+    [0.5, 1.0]
+    """
+    with np.errstate(all="ignore"):
+        return canonical(x * np.float32(factor))
+
+
+def add(y: F32, x: F32) -> F32:
+    """y + x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> add(np.float32([1, 2]), np.float32([3, 4])).tolist()
+    [4.0, 6.0]
+    """
+    with np.errstate(all="ignore"):
+        return canonical(y + x)
+
+
+def route(
+    scores: F32, used: int, *, among: str = "all", norm: bool = True
+) -> tuple[NDArray[np.int64], F32]:
+    """The best `used` experts of each row, best first, and their shares.
+
+    The lower id comes first of equals, NaN comes last. Shares are those of `softmax` over all
+    scores, divided by their sum when `norm` (added up best first); or of a softmax over the scores
+    of those chosen.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> route(np.float32([[1, 3, 3]]), 2)[0].tolist()
+    [[1, 2]]
+    """
+    values = softmax(scores) if among == "all" else scores
+    chosen = np.argsort(-values, axis=-1, kind="stable")[:, :used]
+    shares = np.take_along_axis(values, chosen, axis=-1)
+    if among == "chosen":
+        return chosen, softmax(shares)
+    if norm:
+        shares = f32(shares / np.add.accumulate(shares, axis=-1)[:, -1:])
+    return chosen, shares
 
 
 def _silu(x: F32) -> F32:

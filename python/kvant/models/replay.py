@@ -1,0 +1,55 @@
+"""A decoder's step for one token, recorded once and then made as one native call.
+
+Between a token's native calls the weights that stream through the caches evict the interpreter, so
+that Python costs ten times of what it does in a loop of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvant import _core
+from kvant.models.cache import Cache
+from kvant.models.step import Step
+from kvant.models.weights import Array
+
+if TYPE_CHECKING:
+    from kvant.models.llama import Llama
+
+__all__ = ["Replay"]
+
+
+class Replay:
+    """All layers for the next token of a sequence, as long as its cache stays where it is.
+
+    The first token runs the layers as they are written, and every native call is noted with the
+    arrays it reads and writes. For a later one the token, its position and the length of the cache
+    are overwritten, and the same calls made again.
+    """
+
+    def __init__(self, layers: Llama, step: Step, cache: Cache) -> None:
+        self._layers = layers
+        self._step = step
+        self._cache = cache
+        self._program = _core.Program()
+        self._token = np.zeros(1, np.int64)
+        self._hidden: Array | None = None
+        self._moves = 0
+
+    def fits(self) -> bool:
+        """Whether the calls that were noted are those of the next token."""
+        return self._moves == self._cache.moves and self._cache.has_room(1)
+
+    def run(self, token: int) -> Array:
+        """Hidden state [1, width] of one token; the cache is not advanced."""
+        self._token[0] = token
+        self._step.positions[0] = self._cache.length
+        if self._hidden is None:
+            with self._program:
+                self._hidden = self._layers.hidden(self._step, self._token)
+            self._moves = self._cache.moves
+        else:
+            _core.replay(self._program)
+        return self._hidden.copy()
