@@ -108,11 +108,15 @@ KVANT_INLINE bool find_largest(const float* p, const float* q, int64_t count, fl
     odd.take(p + i + 16, q + i + 16);
   }
   each_pair<V>(p + i, q + i, count - i, [&](const float* a, const float* b, int64_t) { even.take(a, b); });
+  each_piece<V>([&](int piece, int) {
+    even.most_p.v[piece] = V::max(even.most_p.v[piece], odd.most_p.v[piece]);
+    even.most_q.v[piece] = V::max(even.most_q.v[piece], odd.most_q.v[piece]);
+    even.least_q.v[piece] = V::min(even.least_q.v[piece], odd.least_q.v[piece]);
+  });
   const auto larger = [](float a, float b) { return a > b ? a : b; };
-  const auto smaller = [](float a, float b) { return a < b ? a : b; };
-  base = larger(reduce16<V>(even.most_p, larger), reduce16<V>(odd.most_p, larger));
-  test = larger(reduce16<V>(even.most_q, larger), reduce16<V>(odd.most_q, larger));
-  if (smaller(reduce16<V>(even.least_q, smaller), reduce16<V>(odd.least_q, smaller)) != -kInfinity) return false;
+  base = reduce16<V>(even.most_p, larger);
+  test = reduce16<V>(even.most_q, larger);
+  if (reduce16<V>(even.least_q, [](float a, float b) { return a < b ? a : b; }) != -kInfinity) return false;
   bool excludes = false;
   for (i = 0; i < count; ++i) excludes |= (q[i] == -kInfinity) & (p[i] != -kInfinity);
   return excludes;
@@ -180,23 +184,30 @@ struct DivergenceLanes {
   double base[16], test[16], between[16], low[16], low_between[16];
 };
 
-// Eight lanes, `first` to `first` + 8, at a time: their sums stay in registers.
-KVANT_INLINE void add_strip(const float* p, const float* q, const float* e, const float* f, int width, int first,
-                            DivergenceLanes& lanes) {
-  double base[8], test[8], between[8];
-  memcpy(base, lanes.base + first, sizeof base);
-  memcpy(test, lanes.test + first, sizeof test);
-  memcpy(between, lanes.between + first, sizeof between);
-  for (int i = first; i < width; i += 16) {
-    for (int l = 0; l < 8; ++l) {
-      base[l] += double(e[i + l]);
-      test[l] += double(f[i + l]);
-      between[l] += double(e[i + l]) * (double(p[i + l]) - double(q[i + l]));
+// As many lanes at a time as have their sums in registers.
+template <class V>
+KVANT_INLINE void add_strip(const Strip<V>& strip, int width, DivergenceLanes& lanes) {
+  using N = typename V::Native;
+  using D = typename N::D;
+  constexpr int kWidth = sizeof(D) / sizeof(double), kCount = kWidth < 4 ? 4 : 16 / kWidth;
+  for (int first = 0; first < 16; first += kCount * kWidth) {
+    D base[kCount], test[kCount], between[kCount];
+    memcpy(base, lanes.base + first, sizeof base);
+    memcpy(test, lanes.test + first, sizeof test);
+    memcpy(between, lanes.between + first, sizeof between);
+    for (int i = first; i < width; i += 16) {
+      each<kCount>([&]<int k>() KVANT_LAMBDA {
+        const int at = i + k * kWidth;
+        const D weight = N::widen(strip.base + at);
+        base[k] = base[k] + weight;
+        test[k] = test[k] + N::widen(strip.test + at);
+        between[k] = between[k] + weight * (N::widen(strip.p + at) - N::widen(strip.q + at));
+      });
     }
+    memcpy(lanes.base + first, base, sizeof base);
+    memcpy(lanes.test + first, test, sizeof test);
+    memcpy(lanes.between + first, between, sizeof between);
   }
-  memcpy(lanes.base + first, base, sizeof base);
-  memcpy(lanes.test + first, test, sizeof test);
-  memcpy(lanes.between + first, between, sizeof between);
 }
 
 template <class V>
@@ -213,9 +224,7 @@ KVANT_INLINE DivergenceSums sum_block(const float* p, const float* q, int64_t co
   for (int64_t first = 0; first < count; first += Strip<V>::kLength) {
     const int width = count - first < Strip<V>::kLength ? int(count - first) : Strip<V>::kLength;
     fill_strip<V>(p + first, q + first, width, np, nq, strip);
-    for (int half = 0; half < 16; half += 8) {
-      add_strip(strip.p, strip.q, strip.base, strip.test, width, half, lanes);
-    }
+    add_strip<V>(strip, width, lanes);
     add_wide<V>(strip.low, lanes.low);
     add_wide<V>(strip.low_between, lanes.low_between);
   }

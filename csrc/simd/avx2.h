@@ -15,12 +15,15 @@ struct Avx2 {
   using F = __m256;
   using I = __m256i;
   using M = __m256;
+  using D = __m256d;
 
   KVANT_INLINE F splat(float x) { return _mm256_set1_ps(x); }
   KVANT_INLINE F load(const float* x) { return _mm256_loadu_ps(x); }
   KVANT_INLINE void store(float* x, F a) { _mm256_storeu_ps(x, a); }
   KVANT_INLINE void stream(float* x, F a) { _mm256_stream_ps(x, a); }
   KVANT_INLINE void fence() { _mm_sfence(); }
+  // As many floats as D holds doubles, which are added, subtracted and multiplied with +, - and *.
+  KVANT_INLINE D widen(const float* x) { return _mm256_cvtps_pd(_mm_loadu_ps(x)); }
   KVANT_INLINE F load_i8(const int8_t* x) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)x)));
   }

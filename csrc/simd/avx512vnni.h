@@ -15,12 +15,15 @@ struct Avx512Vnni {
   using F = __m512;
   using I = __m512i;
   using M = __mmask16;
+  using D = __m512d;
 
   KVANT_INLINE F splat(float x) { return _mm512_set1_ps(x); }
   KVANT_INLINE F load(const float* x) { return _mm512_loadu_ps(x); }
   KVANT_INLINE void store(float* x, F a) { _mm512_storeu_ps(x, a); }
   KVANT_INLINE void stream(float* x, F a) { _mm512_stream_ps(x, a); }
   KVANT_INLINE void fence() { _mm_sfence(); }
+  // As many floats as D holds doubles, which are added, subtracted and multiplied with +, - and *.
+  KVANT_INLINE D widen(const float* x) { return _mm512_cvtps_pd(_mm256_loadu_ps(x)); }
   KVANT_INLINE F load_i8(const int8_t* x) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)x)));
   }

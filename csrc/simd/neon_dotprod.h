@@ -15,12 +15,15 @@ struct NeonDotprod {
   using F = float32x4_t;
   using I = int32x4_t;
   using M = uint32x4_t;
+  using D = float64x2_t;
 
   KVANT_INLINE F splat(float x) { return vdupq_n_f32(x); }
   KVANT_INLINE F load(const float* x) { return vld1q_f32(x); }
   KVANT_INLINE void store(float* x, F a) { vst1q_f32(x, a); }
   KVANT_INLINE void stream(float* x, F a) { vst1q_f32(x, a); }
   KVANT_INLINE void fence() {}
+  // As many floats as D holds doubles, which are added, subtracted and multiplied with +, - and *.
+  KVANT_INLINE D widen(const float* x) { return vcvt_f64_f32(vld1_f32(x)); }
   KVANT_INLINE F load_i8(const int8_t* x) {
     int32_t four;
     __builtin_memcpy(&four, x, 4);

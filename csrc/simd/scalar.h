@@ -17,12 +17,15 @@ struct Scalar {
   using F = float;
   using I = int32_t;
   using M = bool;
+  using D = double;
 
   KVANT_INLINE F splat(float x) { return x; }
   KVANT_INLINE F load(const float* x) { return *x; }
   KVANT_INLINE void store(float* x, F a) { *x = a; }
   KVANT_INLINE void stream(float* x, F a) { *x = a; }
   KVANT_INLINE void fence() {}
+  // As many floats as D holds doubles, which are added, subtracted and multiplied with +, - and *.
+  KVANT_INLINE D widen(const float* x) { return double(*x); }
   KVANT_INLINE F load_i8(const int8_t* x) { return float(*x); }
   KVANT_INLINE F load_f16(const uint16_t* x) { return f16_to_f32(*x); }
   KVANT_INLINE void store_f16(uint16_t* x, F a) { *x = f32_to_f16(a); }
