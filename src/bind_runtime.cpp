@@ -5,6 +5,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
+#include <map>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -13,6 +15,42 @@
 #include "errors.h"
 
 namespace nb = nanobind;
+
+namespace {
+
+struct Block {
+  void* p;
+  size_t bytes;
+};
+
+// Results of middling size are kept when they are let go of, because the next layer wants as many: a fresh page
+// costs more than what is computed into it. The GIL is the lock.
+constexpr size_t kLeastKept = size_t(64) << 10, kMostKept = size_t(16) << 20, kMostKeptInAll = size_t(64) << 20;
+std::multimap<size_t, void*>* kept = new std::multimap<size_t, void*>;
+size_t kept_bytes = 0;
+
+Block take(size_t bytes, bool zero) {
+  if (bytes < kLeastKept || bytes > kMostKept) return {kvant_buffer_alloc(bytes), bytes};
+  const auto it = kept->lower_bound(bytes);
+  if (it == kept->end() || it->first > bytes + bytes / 4) {
+    return {kvant_buffer_alloc(bytes), bytes};
+  }
+  const Block block = {it->second, it->first};
+  kept->erase(it);
+  kept_bytes -= block.bytes;
+  if (zero) memset(block.p, 0, bytes);
+  return block;
+}
+
+void give_back(const Block& block) {
+  if (block.bytes < kLeastKept || block.bytes > kMostKept || kept_bytes + block.bytes > kMostKeptInAll) {
+    return kvant_buffer_free(block.p, block.bytes);
+  }
+  kept->emplace(block.bytes, block.p);
+  kept_bytes += block.bytes;
+}
+
+}  // namespace
 
 void bind_runtime(nb::module_& m) {
   m.def("version", [] { return std::string(kvant_version()); });
@@ -30,20 +68,15 @@ void bind_runtime(nb::module_& m) {
   m.def("set_threads", [](int32_t n) { kvant_set_threads(n); }, nb::arg("n"));
   m.def(
       "allocate",
-      [](size_t bytes) {
-        void* p = kvant_buffer_alloc(bytes);
-        if (!p) throw std::bad_alloc();
-        struct Owned {
-          void* p;
-          size_t bytes;
-        };
-        auto* owned = new Owned{p, bytes};
-        nb::capsule owner(owned, [](void* o) noexcept {
-          auto* buffer = static_cast<Owned*>(o);
-          kvant_buffer_free(buffer->p, buffer->bytes);
-          delete buffer;
+      [](size_t bytes, bool zero) {
+        const Block block = take(bytes, zero);
+        if (!block.p) throw std::bad_alloc();
+        nb::capsule owner(new Block(block), [](void* o) noexcept {
+          auto* given = static_cast<Block*>(o);
+          give_back(*given);
+          delete given;
         });
-        return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(p, {bytes}, owner);
+        return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(block.p, {bytes}, owner);
       },
-      nb::arg("bytes"));
+      nb::arg("bytes"), nb::arg("zero"));
 }

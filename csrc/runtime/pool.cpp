@@ -24,6 +24,8 @@ namespace kvant {
 namespace {
 
 constexpr int kMaxThreads = 256;
+constexpr int kCountBits = 48;
+constexpr uint64_t kCountMask = (uint64_t(1) << kCountBits) - 1;
 // About a fifth of a millisecond: the next product of a layer comes sooner.
 constexpr int kSpins = 4000;
 
@@ -93,16 +95,16 @@ class Pool {
     task_ = task;
     context_ = context;
     count_ = count;
-    next_.store(0, std::memory_order_relaxed);
-    helpers_ = helpers;
-    pending_.store(int(workers_.size()), std::memory_order_relaxed);
+    done_.store(0, std::memory_order_relaxed);
+    left_.store(uint64_t(helpers) << kCountBits | uint64_t(count), std::memory_order_release);
     {
       std::lock_guard lock(mutex_);
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    drain();
-    for (int spin = 0; pending_.load(std::memory_order_acquire) > 0; ++spin) {
+    drain(0);
+    // Not for workers who are still asleep: what there was to do is done.
+    for (int spin = 0; done_.load(std::memory_order_acquire) < count; ++spin) {
       if (spin < kSpins) {
         relax();
       } else {
@@ -112,26 +114,31 @@ class Pool {
   }
 
  private:
-  // A new worker has seen the generations before it, or it would take part in one that is over.
   void grow(int helpers) {
-    const uint64_t seen = generation_.load(std::memory_order_relaxed);
     try {
       while (int(workers_.size()) < helpers) {
-        const int id = int(workers_.size());
-        workers_.emplace_back([this, id, seen] { work(id, seen); });
+        const int id = int(workers_.size()) + 1;
+        workers_.emplace_back([this, id] { work(id); });
       }
     } catch (const std::exception&) {
       // No more threads to be had: those that are there do the work.
     }
   }
 
-  void drain() {
+  // Tasks are taken off left_; whoever has taken one keeps the run, and so what it reads of it, from ending.
+  void drain(int id) {
     FloatEnv env;
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) task_(context_, i);
+    uint64_t left = left_.load(std::memory_order_acquire);
+    while ((left & kCountMask) > 0 && uint64_t(id) <= left >> kCountBits) {
+      if (!left_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      task_(context_, count_ - int64_t(left & kCountMask));
+      done_.fetch_add(1, std::memory_order_release);
+      left = left_.load(std::memory_order_acquire);
+    }
   }
 
-  void work(int id, uint64_t seen) {
-    for (;;) {
+  void work(int id) {
+    for (uint64_t seen = 0;;) {
       uint64_t generation;
       for (int spin = 0; (generation = generation_.load(std::memory_order_acquire)) == seen; ++spin) {
         if (spin < kSpins) {
@@ -142,8 +149,7 @@ class Pool {
         }
       }
       seen = generation;
-      if (id < helpers_) drain();
-      pending_.fetch_sub(1, std::memory_order_release);
+      drain(id);
     }
   }
 
@@ -151,12 +157,12 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> pending_{0};
+  // How many workers take part, and how many tasks are left.
+  std::atomic<uint64_t> left_{0};
+  std::atomic<int64_t> done_{0};
   Task task_ = nullptr;
   void* context_ = nullptr;
   int64_t count_ = 0;
-  int helpers_ = 0;
 };
 
 std::mutex* busy = new std::mutex;

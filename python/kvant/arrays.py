@@ -25,13 +25,13 @@ __all__ = [
     "float_type",
     "importance_rows",
     "result_rows",
+    "zeros",
 ]
 
 FLOAT_TYPES = ("f32", "f16", "bf16")
 
 _F32 = np.dtype(np.float32)
 _KNOWN = {_F32: "f32", np.dtype(np.float16): "f16"}
-# Smaller results come from NumPy: their alignment matters less than the time to make them.
 _SMALL_BYTES = 1 << 16
 
 
@@ -136,8 +136,19 @@ def importance_rows(
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array in the library's own memory: aligned, in huge pages where that pays."""
-    return _core.allocate(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    """An array in the library's own memory: aligned, in huge pages where that pays.
+
+    Small ones come from NumPy: their alignment matters less than the time to make them.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes < _SMALL_BYTES:
+        return np.empty(shape, dtype)
+    return _core.allocate(nbytes, False).view(dtype).reshape(shape)
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The same, filled with zeros, and in the library's memory whatever its size."""
+    return _core.allocate(math.prod(shape) * dtype.itemsize, True).view(dtype).reshape(shape)
 
 
 def checked_out(
@@ -199,8 +210,7 @@ def f32_result(
     Every element of `out` may be that of an input, all of them or none.
     """
     if out is None:
-        small = math.prod(shape) * 4 < _SMALL_BYTES
-        return np.empty(shape, _F32) if small else empty(shape, _F32)
+        return empty(shape, _F32)
     result: NDArray[np.float32] = _of_kind(function, out, shape, _F32)
     flags = result.flags
     if not (flags.writeable and flags.aligned):

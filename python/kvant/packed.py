@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvant import _core
-from kvant.arrays import empty
+from kvant.arrays import zeros
 from kvant.errors import ShapeError
 from kvant.formats import FormatInfo
 from kvant.qtensor import QTensor
@@ -127,7 +127,7 @@ def pack(q: QTensor, *, threads: int | None = None) -> PackedTensor:
         raise ShapeError(f"[pack] expected [n, k] or [experts, n, k], got {q.shape}")
     rows, cols = q.shape[-2:]
     size = _core.packed_bytes(q.info.number, rows, cols)
-    out = empty((math.prod(q.shape[:-2]), size), np.dtype(np.uint8))
+    out = zeros((math.prod(q.shape[:-2]), size), np.dtype(np.uint8))
     data = np.ascontiguousarray(q.data).reshape(len(out), rows * q.info.row_bytes(cols))
     for source, target in zip(data, out, strict=True):
         _core.pack(q.info.number, source, rows, cols, target, threads or 0)

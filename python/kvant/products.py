@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvant import _core
-from kvant.arrays import as_rows, bits, checked_out
+from kvant.arrays import as_rows, bits, checked_out, empty
 from kvant.errors import ShapeError
 from kvant.weights import Weights, check_weights
 
@@ -89,7 +89,7 @@ def matmul(
         if x.shape[-1] != matrix.cols:
             raise _wrong_columns("matmul", x.shape, w)
         if out is None:
-            out = np.empty(shape, np.float32)
+            out = empty(shape, _F32)
         else:
             checked_out("matmul", out, shape, _F32)
         _core.matmul(x, matrix, out, act_number("matmul", act), threads or 0)
@@ -166,7 +166,7 @@ def _products(
             raise _wrong_columns(function, (*leading, matrix.shape[1]), w)
         shape = (*leading, handle.rows)
         results.append(
-            np.empty(shape, np.float32)
+            empty(shape, _F32)
             if out is None
             else checked_out(function, out[i], shape, _F32)
         )

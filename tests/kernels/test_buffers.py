@@ -15,12 +15,27 @@ HUGE = 2 << 20
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, HUGE - 1, HUGE, HUGE + 1, 5 * HUGE + 7])
 def test_buffers_are_aligned_and_zero(size):
-    buffer = kvant._core.allocate(size)
+    buffer = kvant._core.allocate(size, True)
     assert buffer.nbytes == size
     assert buffer.ctypes.data % (64 if size < HUGE else HUGE) == 0
     assert not buffer.any()
     buffer[:] = 255
-    assert not kvant._core.allocate(size).any()
+    del buffer
+    assert not kvant._core.allocate(size, True).any()
+
+
+def test_what_is_let_go_of_is_used_again_by_one_owner_at_a_time():
+    first = kvant._core.allocate(1 << 20, False)
+    place = first.ctypes.data
+    second = kvant._core.allocate(1 << 20, False)
+    assert second.ctypes.data != place
+    view = first[5:]
+    del first
+    assert kvant._core.allocate(1 << 20, False).ctypes.data != place
+    del view
+    others = [kvant._core.allocate(1 << 20, False) for _ in range(80)]
+    places = {other.ctypes.data for other in others}
+    assert place in places and len(places) == 80
 
 
 def test_results_live_in_such_buffers():
@@ -33,7 +48,7 @@ def test_results_live_in_such_buffers():
 @pytest.mark.parametrize("size", [2**50, 2**63, 2**64 - 1, 2**64 - HUGE])
 def test_more_than_there_is(size):
     with pytest.raises(MemoryError):
-        kvant._core.allocate(size)
+        kvant._core.allocate(size, True)
 
 
 def test_a_result_larger_than_memory_is_a_memory_error():

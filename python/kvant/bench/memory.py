@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import empty
+from ..arrays import zeros
 
 __all__ = ["buffer", "huge_share", "small_pages"]
 
 
 def buffer(nbytes: int) -> NDArray[np.uint8]:
     """Bytes in huge pages, touched; small ones too, since they are cut from a large one."""
-    whole: NDArray[np.uint8] = empty((max(nbytes, 4 << 20),), np.dtype(np.uint8))
+    whole: NDArray[np.uint8] = zeros((max(nbytes, 4 << 20),), np.dtype(np.uint8))
     whole.fill(1)
     return whole[:nbytes]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvant import _core
-from kvant.arrays import checked_out, empty, f32_array, f32_vector, float_dtype
+from kvant.arrays import checked_out, empty, f32_array, f32_vector, float_dtype, zeros
 from kvant.errors import ShapeError
 
 __all__ = ["BATCH_TOKENS", "PAGE_TOKENS", "Cache", "layer_tokens"]
@@ -183,7 +183,7 @@ class Cache:
             sinks = f32_vector("attend", "sinks", sinks, q.shape[1])
         shape = (*q.shape[:2], self.value_dim)
         if out is None:
-            out = np.empty(shape, np.float32)
+            out = empty(shape, q.dtype)
         else:
             checked_out("attend", out, shape, q.dtype)
         reach = _NO_WINDOW if own.window is None else own.window
@@ -216,8 +216,8 @@ class Cache:
 
     def _room(self, pages: int, first: int = 0) -> _Room:
         size = self._number_bytes
-        k = empty((self.kv_heads, pages, self.head_dim, PAGE_TOKENS, size), _U8)
-        v = empty((self.kv_heads, pages, PAGE_TOKENS, self._width, size), _U8)
+        k = zeros((self.kv_heads, pages, self.head_dim, PAGE_TOKENS, size), _U8)
+        v = zeros((self.kv_heads, pages, PAGE_TOKENS, self._width, size), _U8)
         return _Room(k, v, _core.KvPages(k, v, self.value_dim, first))
 
     def _make_room(self, own: _Layer, tokens: int) -> None:
