@@ -166,9 +166,7 @@ def _products(
             raise _wrong_columns(function, (*leading, matrix.shape[1]), w)
         shape = (*leading, handle.rows)
         results.append(
-            empty(shape, _F32)
-            if out is None
-            else checked_out(function, out[i], shape, _F32)
+            empty(shape, _F32) if out is None else checked_out(function, out[i], shape, _F32)
         )
     _core.matmul_many(
         function,
