@@ -44,8 +44,8 @@ void bind_experts(nb::module_& m) {
       "matmul_experts",
       [](AnyFloats x, int32_t type, int64_t stride, bool per_slot, Experts experts, Ids ids, FloatOut out,
          int32_t act, int32_t threads) {
-        const kvant_experts e = experts.c();
         run_recorded("matmul_experts", [=] {
+          const kvant_experts e = experts.c();
           return kvant_matmul_experts(x.data(), type, int64_t(ids.shape(0)), stride, per_slot, &e, ids.data(),
                                       int64_t(ids.shape(1)), out.data(), e.rows, act, threads);
         });
@@ -56,8 +56,8 @@ void bind_experts(nb::module_& m) {
       "ffn",
       [](AnyFloats x, int32_t type, int64_t rows, int64_t stride, Experts gate, Experts up,
          Experts down, int32_t activation, FloatOut out, int32_t act, int32_t threads) {
-        const kvant_experts g = gate.c(), u = up.c(), d = down.c();
         run_recorded("ffn", [=] {
+          const kvant_experts g = gate.c(), u = up.c(), d = down.c();
           return kvant_ffn(x.data(), type, rows, stride, &g, &u, &d, activation, out.data(), d.rows, act, threads);
         });
       },
@@ -67,8 +67,8 @@ void bind_experts(nb::module_& m) {
       "moe_ffn",
       [](AnyFloats x, int32_t type, int64_t stride, Experts gate, Experts up, Experts down,
          Ids ids, Factors weights, int32_t activation, FloatOut out, int32_t act, int32_t threads) {
-        const kvant_experts g = gate.c(), u = up.c(), d = down.c();
         run_recorded("moe_ffn", [=] {
+          const kvant_experts g = gate.c(), u = up.c(), d = down.c();
           return kvant_moe_ffn(x.data(), type, int64_t(ids.shape(0)), stride, &g, &u, &d, ids.data(), weights.data(),
                                int64_t(ids.shape(1)), activation, out.data(), d.rows, act, threads);
         });

@@ -2,6 +2,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "program.h"
@@ -16,6 +17,9 @@ using Out = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using AnyFloats = nb::ndarray<nb::ro, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using FloatOut = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+
+// The C ABI takes no more at once.
+constexpr int kMostProducts = 16;
 
 // Weights and the array that owns their bytes.
 struct Matrix {
@@ -70,9 +74,9 @@ void bind_matmul(nb::module_& m) {
   m.def(
       "matmul",
       [](Floats x, Matrix w, FloatOut out, int32_t activation, int32_t threads) {
-        const kvant_product product = w.product(out.data());
-        const int64_t rows = w.rows > 0 ? int64_t(out.size()) / w.rows : 0;
         run_recorded("matmul", [=] {
+          const kvant_product product = w.product(out.data());
+          const int64_t rows = w.rows > 0 ? int64_t(out.size()) / w.rows : 0;
           return kvant_matmul(x.data(), KVANT_F32, rows, w.cols, w.cols, &product, 1, activation, threads);
         });
       },
@@ -82,11 +86,11 @@ void bind_matmul(nb::module_& m) {
       "matmul_many",
       [](const char* function, AnyFloats x, int32_t type, int64_t rows, int64_t cols, int64_t stride,
          std::vector<Matrix> weights, std::vector<FloatOut> out, int32_t activation, int32_t threads) {
-        std::vector<kvant_product> products;
-        for (size_t i = 0; i < weights.size() && i < out.size(); ++i) products.push_back(weights[i].product(out[i].data()));
         run_recorded(function, [=] {
-          return kvant_matmul(x.data(), type, rows, cols, stride, products.data(),
-                              int32_t(products.size()), activation, threads);
+          kvant_product products[kMostProducts];
+          const size_t count = std::min({weights.size(), out.size(), size_t(kMostProducts)});
+          for (size_t i = 0; i < count; ++i) products[i] = weights[i].product(out[i].data());
+          return kvant_matmul(x.data(), type, rows, cols, stride, products, int32_t(count), activation, threads);
         });
       },
       nb::arg("function"), nb::arg("x").noconvert(), nb::arg("type"), nb::arg("rows"), nb::arg("cols"), nb::arg("stride"),

@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <string>
@@ -29,6 +30,12 @@ constexpr size_t kLeastKept = size_t(64) << 10, kMostKept = size_t(16) << 20, kM
 std::multimap<size_t, void*>* kept = new std::multimap<size_t, void*>;
 size_t kept_bytes = 0;
 
+// What a block takes of the system: from a huge page on, whole ones.
+size_t room(size_t bytes) {
+  constexpr size_t kHuge = size_t(2) << 20;
+  return bytes < kHuge ? bytes : (bytes + kHuge - 1) / kHuge * kHuge;
+}
+
 Block take(size_t bytes, bool zero) {
   if (bytes < kLeastKept || bytes > kMostKept) return {kvant_buffer_alloc(bytes), bytes};
   const auto it = kept->lower_bound(bytes);
@@ -37,17 +44,22 @@ Block take(size_t bytes, bool zero) {
   }
   const Block block = {it->second, it->first};
   kept->erase(it);
-  kept_bytes -= block.bytes;
+  kept_bytes -= room(block.bytes);
   if (zero) memset(block.p, 0, bytes);
   return block;
 }
 
 void give_back(const Block& block) {
-  if (block.bytes < kLeastKept || block.bytes > kMostKept || kept_bytes + block.bytes > kMostKeptInAll) {
-    return kvant_buffer_free(block.p, block.bytes);
-  }
+  if (block.bytes < kLeastKept || block.bytes > kMostKept) return kvant_buffer_free(block.p, block.bytes);
   kept->emplace(block.bytes, block.p);
-  kept_bytes += block.bytes;
+  kept_bytes += room(block.bytes);
+  // The largest go first, so that none keeps the others out for good.
+  while (kept_bytes > kMostKeptInAll) {
+    const auto last = std::prev(kept->end());
+    kept_bytes -= room(last->first);
+    kvant_buffer_free(last->second, last->first);
+    kept->erase(last);
+  }
 }
 
 }  // namespace

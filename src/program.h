@@ -52,8 +52,8 @@ class Program {
   std::vector<Entry> entries_;
 };
 
-// `run`, and the call is noted where this thread records. It must own all that it uses but what weights
-// and arrays of the caller hold.
+// `run`, and the call is noted where this thread records. It must own every array that it uses, which is why
+// addresses are taken within it.
 template <class Call>
 void run_recorded(const char* function, Call call) {
   run(function, call);

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvant import _core
-from kvant.arrays import checked_out, result_rows
+from kvant.arrays import checked_out, f32_array, result_rows
 from kvant.errors import ShapeError
 
 __all__ = ["add", "scale"]
@@ -26,6 +26,6 @@ def add(
     if x.shape not in (y.shape, y.shape[-1:]):
         raise ShapeError(f"[add] expected x of shape {y.shape} or {y.shape[-1:]}, got {x.shape}")
     cols = y.shape[-1]
-    rows = x.reshape(1 if x.ndim == 1 else -1, cols)
+    rows = f32_array("add", "x", x).reshape(1 if x.ndim == 1 else -1, cols)
     _core.add(rows, result_rows("add", checked_out("add", y, y.shape, x.dtype)), threads or 0)
     return y

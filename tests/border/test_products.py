@@ -25,7 +25,7 @@ def pointer(c, kind, array):
 
 def aligned(size):
     """Bytes of the library's own memory."""
-    return _core.allocate(size)
+    return _core.allocate(size, True)
 
 
 @pytest.fixture

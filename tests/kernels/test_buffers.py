@@ -38,6 +38,13 @@ def test_what_is_let_go_of_is_used_again_by_one_owner_at_a_time():
     assert place in places and len(places) == 80
 
 
+def test_large_ones_do_not_keep_small_ones_out():
+    large = [kvant._core.allocate(16 << 20, False) for _ in range(6)]
+    del large
+    place = kvant._core.allocate(5 << 20, False).ctypes.data
+    assert kvant._core.allocate(5 << 20, False).ctypes.data == place
+
+
 def test_results_live_in_such_buffers():
     x = np.zeros((600, 1024), np.float32)
     q = kvant.quantize(x, "q8_0")

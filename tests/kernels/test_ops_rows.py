@@ -160,3 +160,5 @@ def test_what_is_added_in_place_fits():
         add(y, np.zeros((4, 5), np.float32))
     with pytest.raises(kvant.ShapeError, match="C-contiguous"):
         add(y[:, ::2], np.zeros((4, 3), np.float32))
+    with pytest.raises(kvant.ShapeError, match="contiguous last axis"):
+        add(y, np.zeros((4, 12), np.float32)[:, ::2])

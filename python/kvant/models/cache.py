@@ -211,7 +211,7 @@ class Cache:
         self._length[0] = length
 
     def has_room(self, tokens: int) -> bool:
-        """Whether so many more tokens can be appended to every layer without moving its pages."""
+        """Whether so many tokens can be appended to every layer without moving its pages."""
         return self.length + tokens <= min(own.end for own in self._layers)
 
     def _room(self, pages: int, first: int = 0) -> _Room:
@@ -235,8 +235,8 @@ class Cache:
         room = self._room(max(need, _pages(layer_tokens(capacity, own.window))), first)
         for new, source in ((room.k, old.k), (room.v, old.v)):
             new[:, :kept] = source[:, skipped : skipped + kept]
-        own.place = (room, first)
         self.moves += 1
+        own.place = (room, first)
         self._capacity = capacity
 
 

@@ -24,9 +24,9 @@ __all__ = ["Replay"]
 class Replay:
     """All layers for the next token of a sequence, as long as its cache stays where it is.
 
-    The first token runs the layers as they are written, and every native call is noted with the
-    arrays it reads and writes. For a later one the token, its position and the length of the cache
-    are overwritten, and the same calls made again.
+    The first run takes the layers as they are written, and every native call is noted with the
+    arrays it reads and writes. For a later token the number, its position and the length of the
+    cache are overwritten, and the same calls made again.
     """
 
     def __init__(self, layers: Llama, step: Step, cache: Cache) -> None:
@@ -38,9 +38,9 @@ class Replay:
         self._hidden: Array | None = None
         self._moves = 0
 
-    def fits(self) -> bool:
-        """Whether the calls that were noted are those of the next token."""
-        return self._moves == self._cache.moves and self._cache.has_room(1)
+    def fits(self, cache: Cache, tokens: int) -> bool:
+        """Whether what was noted stays right while so many tokens are appended to the cache."""
+        return cache is self._cache and self._moves == cache.moves and cache.has_room(tokens)
 
     def run(self, token: int) -> Array:
         """Hidden state [1, width] of one token; the cache is not advanced."""

@@ -43,6 +43,8 @@ class Session:
         self._layers = layers
         self._settings = settings
         self._observe = observe
+        # Weights are made when they are first used; only later calls are worth noting.
+        self._used = False
         self._replay: Replay | None = None
         self.cache = Cache(
             config.block_count,
@@ -77,7 +79,10 @@ class Session:
                 f"[feed] expected at most {self._config.context_length} tokens (context_length), "
                 f"got {total}"
             )
-        if len(tokens) == 1 and self._observe is None and self._layers.replays:
+        if self._replay is not None and not self._replay.fits(self.cache, len(tokens)):
+            # It holds pages that are about to be let go of.
+            self._replay = None
+        if len(tokens) == 1 and self._can_replay and tokens.dtype.kind in "iu":
             return self._next(int(tokens[0]))
         batches = [tokens[i : i + BATCH_TOKENS] for i in range(0, len(tokens), BATCH_TOKENS)]
         states = [self._pass(batch) for batch in batches]
@@ -87,12 +92,15 @@ class Session:
         step = self._step(len(tokens), self._observe)
         x = self._layers.hidden(step, tokens)
         self.cache.advance(len(tokens))
+        self._used = True
         return x
 
+    @property
+    def _can_replay(self) -> bool:
+        return self._used and self._observe is None and self._layers.replays
+
     def _next(self, token: int) -> Array:
-        replay = self._replay
-        if replay is None or not replay.fits():
-            replay = Replay(self._layers, self._step(1), self.cache)
+        replay = self._replay or Replay(self._layers, self._step(1), self.cache)
         x = replay.run(token)
         # Kept once it was recorded to its end.
         self._replay = replay

@@ -52,6 +52,7 @@ class WeightTable(Mapping[str, Tensor]):
         self._parent = parent
         self._making = Lock()
         self._vectors: dict[str, Array] = {}
+        self._tables: dict[str, QTensor] = {}
         self._matrices: dict[str, QTensor | PackedTensor] = {}
         self._linears: dict[str, Linear] = {}
         self._groups: dict[tuple[str, tuple[str, ...]], tuple[Linear, ...]] = {}
@@ -96,7 +97,7 @@ class WeightTable(Mapping[str, Tensor]):
             if self._parent is not None and name not in self._own:
                 ready = self._parent.matrix(name)
             else:
-                ready = self.table(name).pack() if self._pack else self.table(name)
+                ready = _in_one_piece(self._own[name]).pack() if self._pack else self.table(name)
             self._matrices[name] = ready
             return ready
 
@@ -118,9 +119,15 @@ class WeightTable(Mapping[str, Tensor]):
         return ready
 
     def table(self, name: str) -> QTensor:
-        """A tensor whose rows are looked up."""
-        tensor = self[name]
-        return tensor if isinstance(tensor, QTensor) else _as_quantized(tensor)
+        """A tensor as quantized rows in one piece, to be looked up or multiplied where they lie."""
+        ready = self._tables.get(name)
+        if ready is None:
+            if self._parent is not None and name not in self._own:
+                ready = self._parent.table(name)
+            else:
+                ready = _in_one_piece(self._own[name])
+            self._tables[name] = ready
+        return ready
 
     def replace(self, tensors: Mapping[str, Tensor]) -> WeightTable:
         """A variant with some tensors replaced by others of the same shape.
@@ -151,6 +158,11 @@ def _values(tensor: Tensor) -> Array:
     return values
 
 
-def _as_quantized(values: np.ndarray[Any, np.dtype[Any]]) -> QTensor:
-    floats = np.ascontiguousarray(values, dtype=np.float32)
+def _in_one_piece(tensor: Tensor) -> QTensor:
+    if isinstance(tensor, QTensor):
+        data = tensor.data
+        if data.flags.c_contiguous:
+            return tensor
+        return QTensor(np.ascontiguousarray(data), tensor.format, tensor.shape)
+    floats = np.ascontiguousarray(tensor, dtype=np.float32)
     return QTensor.from_bytes(floats.reshape(-1).view(np.uint8), "f32", floats.shape)

@@ -166,12 +166,12 @@ def route(
     [[1, 2]]
     """
     values = softmax(scores) if among == "all" else scores
-    chosen = np.argsort(-values, axis=-1, kind="stable")[:, :used]
+    chosen = np.argsort(-values, axis=-1, kind="stable")[..., :used]
     shares = np.take_along_axis(values, chosen, axis=-1)
     if among == "chosen":
         return chosen, softmax(shares)
     if norm:
-        shares = f32(shares / np.add.accumulate(shares, axis=-1)[:, -1:])
+        shares = f32(shares / np.add.accumulate(shares, axis=-1)[..., -1:])
     return chosen, shares
 
 
