@@ -70,6 +70,17 @@ void bind_ops(nb::module_& m) {
       nb::arg("theta"), nb::arg("scale"), nb::arg("freq_factors").none().noconvert(), nb::arg("out").noconvert(),
       nb::arg("threads"));
   m.def(
+      "hadamard",
+      [](Rows x, int32_t block, std::optional<Vector> signs, bool inverse, OutRows out, int32_t threads) {
+        if (signs && int64_t(signs->shape(0)) != block) throw nb::value_error("signs do not fit");
+        run_recorded("hadamard", [=] {
+          return kvant_hadamard(x.data(), x.stride(0), int64_t(x.shape(0)), int64_t(x.shape(1)), block,
+                                data_or_null(signs), inverse, out.data(), out.stride(0), threads);
+        });
+      },
+      nb::arg("x").noconvert(), nb::arg("block"), nb::arg("signs").none().noconvert(), nb::arg("inverse"),
+      nb::arg("out").noconvert(), nb::arg("threads"));
+  m.def(
       "scale",
       [](OutRows x, double factor, int32_t threads) {
         run_recorded("scale", [=] {

@@ -189,6 +189,20 @@ KVANT_EXPORT int32_t kvant_softmax(const float* x, int64_t x_stride, double scal
   return report(softmax(job, scale, threads));
 }
 
+KVANT_EXPORT int32_t kvant_hadamard(const float* x, int64_t x_stride, int64_t rows, int64_t cols, int32_t block,
+                                    const float* signs, bool inverse, float* out, int64_t out_stride, int32_t threads) {
+  const RowsJob job = {x, x_stride, out, out_stride, rows, cols};
+  KVANT_CHECK(check_rows(job));
+  KVANT_CHECK(check_aligned(signs, KVANT_F32));
+  if (block < kLeastHadamard || block > kMostHadamard || (block & (block - 1)) || cols % block) {
+    return fail(Code::bad_shape, "block must be a power of two from 16 to 512 that divides the columns");
+  }
+  for (int32_t i = 0; signs && i < block; ++i) {
+    if (signs[i] != 1.0f && signs[i] != -1.0f) return fail(Code::bad_shape, "signs must be +1 or -1");
+  }
+  return report(hadamard({job, block, signs, inverse}, threads));
+}
+
 KVANT_EXPORT int32_t kvant_scale(const float* x, int64_t x_stride, double factor, int64_t rows, int64_t cols,
                                  float* out, int64_t out_stride, int32_t threads) {
   const RowsJob job = {x, x_stride, out, out_stride, rows, cols};

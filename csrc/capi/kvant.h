@@ -228,6 +228,14 @@ int32_t kvant_rms_norm(const float* x, int64_t x_stride, const float* weight, do
 int32_t kvant_softmax(const float* x, int64_t x_stride, double scale, int64_t rows, int64_t cols, float* out,
                       int64_t out_stride, int32_t threads);
 
+/* Walsh-Hadamard transform of every `block` columns: out = H (signs * x) / sqrt(block), H symmetric, of +1 and -1, in
+ * the order of Sylvester's construction; or, undone, out = signs * (H x / sqrt(block)).
+ *   block                 a power of two from 16 to 512 that divides cols
+ *   signs                 `block` floats of +1 and -1, or null for +1
+ *   out                   may be x */
+int32_t kvant_hadamard(const float* x, int64_t x_stride, int64_t rows, int64_t cols, int32_t block, const float* signs,
+                       bool inverse, float* out, int64_t out_stride, int32_t threads);
+
 /* out = x * factor, element by element; out may be x.
  *   factor                finite, rounded to f32 */
 int32_t kvant_scale(const float* x, int64_t x_stride, double factor, int64_t rows, int64_t cols, float* out,

@@ -138,10 +138,21 @@ struct RowDivergence {
   int64_t base_top, test_top;
 };
 
+// Blocks of `block` columns of every row. signs: `block` floats of +1 and -1, or null.
+struct HadamardJob {
+  RowsJob rows;
+  int32_t block;
+  const float* signs;
+  bool inverse;
+};
+constexpr int kLeastHadamard = 16, kMostHadamard = 512;
+
 struct OpKernels {
   // weight may be null. eps and scale are rounded to f32 in here, where the rounding mode is known.
   void (*rms_norm)(const RowsJob&, const float* weight, double eps) noexcept;
   void (*softmax)(const RowsJob&, double scale) noexcept;
+  // block is a power of two from kLeastHadamard to kMostHadamard, and divides cols.
+  void (*hadamard)(const HadamardJob&) noexcept;
   // out = x * factor, the factor rounded to f32 in here
   void (*scale)(const float* x, double factor, float* out, int64_t count) noexcept;
   // out += x

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/divergence.h"
+#include "kernels/hadamard.h"
 #include "kernels/ops.h"
 #include "kernels/rope.h"
 
@@ -12,6 +13,7 @@ constexpr OpKernels make_ops() {
   using V = Wide<Native>;
   return {&rms_norm<V>,
           &softmax<V>,
+          &hadamard<V>,
           &scale<V>,
           &add<V>,
           // In the order of Activation.

@@ -67,6 +67,18 @@ Status softmax(const RowsJob& rows, double scale, int limit) {
   return {};
 }
 
+Status hadamard(const HadamardJob& all, int limit) {
+  const Kernels* k;
+  if (const Status s = current_kernels(k); !s.ok()) return s;
+  if (all.rows.cols <= 0) return {};
+  for_rows(all.rows, limit, [&](const RowsJob& rows) {
+    HadamardJob job = all;
+    job.rows = rows;
+    k->ops->hadamard(job);
+  });
+  return {};
+}
+
 Status scale(const RowsJob& rows, double factor, int limit) {
   const Kernels* k;
   if (const Status s = current_kernels(k); !s.ok()) return s;

@@ -15,6 +15,9 @@ Status rms_norm(const RowsJob& rows, const float* weight, double eps, int limit)
 
 Status softmax(const RowsJob& rows, double scale, int limit);
 
+// rows.out may be rows.x.
+Status hadamard(const HadamardJob& job, int limit);
+
 Status scale(const RowsJob& rows, double factor, int limit);
 
 // rows.out += rows.x; a stride of 0 adds one row to all.

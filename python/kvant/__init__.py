@@ -16,6 +16,7 @@ from kvant.packed import PackedTensor
 from kvant.products import matmul, matmul_many
 from kvant.qtensor import QTensor
 from kvant.quant import QuantError, quant_error, quantize, validate
+from kvant.transforms import hadamard
 
 __all__ = [
     "Error",
@@ -34,6 +35,7 @@ __all__ = [
     "format_info",
     "formats",
     "gguf",
+    "hadamard",
     "isa",
     "matmul",
     "matmul_experts",

@@ -142,6 +142,9 @@ class Server:
         """x * 0.3."""
         return self.floats(14, x, x.tobytes())
 
+    def hadamard(self, x: NDArray[np.float32], signs: NDArray[np.float32]) -> Any:
+        return self.floats(17, x, x.tobytes() + signs.tobytes(), len(signs))
+
     def add(self, y: NDArray[np.float32], x: NDArray[np.float32]) -> Any:
         return self.floats(15, y, y.tobytes() + x.tobytes())
 

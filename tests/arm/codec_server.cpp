@@ -10,6 +10,7 @@
 //      11 rope of one head per row (positions before x; interleaved when `format` is 1)
 //      12 attention of the last x_rows of `rows` tokens, `option` heads of `cols` reading one: k, v, q; `format` 0 f32, 1 f16
 //      13 divergence of rows from those behind them, 14 rows times 0.3, 15 rows and those behind them added up,
+//      17 hadamard transform of blocks of `format` (signs behind x),
 //      16 the best `option` of each row of scores, shares of kind `format`
 #include <cstdint>
 #include <cstdio>
@@ -87,6 +88,9 @@ void transform(const Request& r, const Memory& in) {
                       1e6, 1.0, nullptr, out.floats(), r.cols, r.cols, kThreads);
   }
   if (r.op == 14) code = kvant_scale(x, r.cols, 0.3, r.rows, r.cols, out.floats(), r.cols, kThreads);
+  if (r.op == 17) {
+    code = kvant_hadamard(x, r.cols, r.rows, r.cols, number, x + size, false, out.floats(), r.cols, kThreads);
+  }
   if (r.op == 15) {
     memcpy(out.data(), x, size_t(out.size()));
     code = kvant_add(x + size, r.cols, r.rows, r.cols, out.floats(), r.cols, kThreads);

@@ -97,6 +97,14 @@ def test_operations_give_the_bits_of_the_reference(arm: Server, cols: int) -> No
         assert np.array_equal(words(found), words(ops.activation_mul(x, y, name))), name
 
 
+@pytest.mark.parametrize("block", [16, 32, 128, 512])
+def test_hadamard_gives_the_bits_of_the_reference(arm: Server, block: int) -> None:
+    x = wild(21, 2 * block, 12, 0.01)
+    signs = np.where(np.arange(block) % 3, 1, -1).astype(np.float32)
+    found = arm.hadamard(x, signs)
+    assert np.array_equal(words(found), words(ops.hadamard(x, block, signs)))
+
+
 @pytest.mark.parametrize("style", ["half", "interleaved"])
 @pytest.mark.parametrize("cols", [2, 18, 32, 128])
 def test_rope_gives_the_bits_of_the_reference(arm: Server, cols: int, style: str) -> None:

@@ -29,6 +29,10 @@ def arguments(name):
     if name == "kvant_softmax":
         given = {"x": X, "x_stride": 48, "scale": 0.5, **rows, **out}
         return given, kvant.softmax(X, scale=0.5)
+    if name == "kvant_hadamard":
+        signs = np.where(np.arange(16) % 3, 1, -1).astype(np.float32)
+        given = {"x": X, "x_stride": 48, **rows, "block": 16, "signs": signs, "inverse": True}
+        return {**given, **out}, ops.hadamard(X, 16, signs, True)
     if name == "kvant_scale":
         given = {"x": X, "x_stride": 48, "factor": -0.7, **rows, **out}
         return given, ops.scale(X, -0.7)
@@ -49,7 +53,10 @@ def arguments(name):
     return given, wanted
 
 
-NAMES = ("kvant_rms_norm", "kvant_softmax", "kvant_scale", "kvant_activation_mul", "kvant_rope")
+NAMES = (
+    "kvant_rms_norm", "kvant_softmax", "kvant_scale", "kvant_hadamard", "kvant_activation_mul",
+    "kvant_rope",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,14 +67,20 @@ def test_the_bits_of_python(call, name):
 
 
 MISUSES = [
-    *((n, {"rows": -1}, BAD_SHAPE, "negative number of rows or columns") for n in NAMES[:4]),
-    *((n, {"cols": -1}, BAD_SHAPE, "negative number of rows or columns") for n in NAMES[:4]),
-    *((n, {"x": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size") for n in NAMES[:3]),
+    *((n, {"rows": -1}, BAD_SHAPE, "negative number of rows or columns") for n in NAMES[:5]),
+    *((n, {"cols": -1}, BAD_SHAPE, "negative number of rows or columns") for n in NAMES[:5]),
+    *((n, {"x": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size") for n in NAMES[:4]),
     *((n, {"out": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size") for n in NAMES),
     ("kvant_rms_norm", {"weight": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size"),
     ("kvant_rms_norm", {"eps": -1.0}, BAD_SHAPE, "eps must be a finite number of at least 0"),
     ("kvant_rms_norm", {"eps": np.nan}, BAD_SHAPE, "eps must be a finite number of at least 0"),
     ("kvant_softmax", {"scale": np.inf}, BAD_SHAPE, "scale must be a finite number"),
+    *(
+        ("kvant_hadamard", {"block": n}, BAD_SHAPE,
+         "block must be a power of two from 16 to 512 that divides the columns")
+        for n in (0, 8, 24, 32, 1024, -16)
+    ),
+    ("kvant_hadamard", {"signs": Y[0]}, BAD_SHAPE, "signs must be +1 or -1"),
     ("kvant_scale", {"factor": np.nan}, BAD_SHAPE, "factor must be a finite number"),
     ("kvant_activation_mul", {"activation": 4}, BAD_FORMAT, "no such activation"),
     ("kvant_activation_mul", {"activation": -1}, BAD_FORMAT, "no such activation"),
@@ -107,7 +120,7 @@ def test_nothing_to_do(call):
         empty = {"tokens": 0} if name == "kvant_rope" else {"rows": 0}
         assert call(name, *{**given, **empty}.values()) == OK
         assert (given["out"] == 7).all()
-    for name in NAMES[:4]:
+    for name in NAMES[:5]:
         given, _ = arguments(name)
         assert call(name, *{**given, "cols": 0}.values()) == OK
 

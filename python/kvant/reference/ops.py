@@ -20,6 +20,7 @@ __all__ = [
     "activation_mul",
     "add",
     "embedding",
+    "hadamard",
     "rms_norm",
     "rope",
     "route",
@@ -122,6 +123,30 @@ def softmax(x: F32, scale: float = 1.0) -> F32:
         z = x * np.float32(scale)
         e = exp(z - z.max(axis=-1, keepdims=True))
         return canonical(e * (_ONE / lane_sum(e)))
+
+
+def hadamard(x: F32, block: int, signs: F32 | None = None, inverse: bool = False) -> F32:
+    """H (signs * x) / sqrt(block) of every block; or, undone, signs * (H x / sqrt(block)).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> hadamard(np.ones(16, np.float32), 16)[:2].tolist()
+    [4.0, 0.0]
+    """
+    root = np.float32(1 / math.sqrt(block))
+    y = x.reshape(-1, block)
+    with np.errstate(all="ignore"):
+        if signs is not None and not inverse:
+            y = y * signs
+        step = 1
+        while step < block:
+            pairs = y.reshape(len(y), -1, 2, step)
+            a, b = pairs[:, :, 0], pairs[:, :, 1]
+            y = np.stack([a + b, a - b], axis=2).reshape(len(y), block)
+            step *= 2
+        y = y * (signs * root if signs is not None and inverse else root)
+        return canonical(y.reshape(x.shape))
 
 
 def scale(x: F32, factor: float) -> F32:
