@@ -1,8 +1,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <optional>
+#include <vector>
 
 #include "program.h"
 
@@ -12,67 +15,203 @@ namespace {
 
 using Heads = nb::ndarray<const float, nb::ndim<3>, nb::device::cpu>;
 using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-// [heads, pages, dim, 64] of keys, [heads, pages, 64, width] of values, each number as its bytes.
-using Pages = nb::ndarray<uint8_t, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
+using OutScores = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+// Of any floats, by their bits: [tokens, heads, dim].
+using Input = nb::ndarray<nb::ro, nb::ndim<3>, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using OutBytes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutFloats = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-using Place = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+struct Side {
+  int32_t codec, scale, dim, rotate;
+  std::optional<Vector> signs;
+  std::optional<Table> center, equalize;
 
-// The arrays of one layer, and the token that stands in their first place.
-struct KvPages {
-  Pages k, v;
-  int32_t value_dim;
-  int64_t first;
-
-  kvant_kv_pages c() const {
-    const int32_t type = k.shape(4) == 4 ? KVANT_F32 : KVANT_F16;
-    return {k.data(), v.data(), type, int32_t(k.shape(0)), int32_t(k.shape(2)), value_dim, int64_t(k.shape(1))};
+  // Arrays are read with the sizes that the front door is given.
+  kvant_kv_side c(int32_t heads) const {
+    if (signs && int64_t(signs->shape(0)) != rotate) throw nb::value_error("signs do not fit");
+    for (const auto* table : {&center, &equalize}) {
+      if (*table && (int64_t((*table)->shape(0)) != heads || int64_t((*table)->shape(1)) != dim)) {
+        throw nb::value_error("a transform does not fit");
+      }
+    }
+    return {codec, scale, dim, rotate, signs ? signs->data() : nullptr, center ? center->data() : nullptr,
+            equalize ? equalize->data() : nullptr};
   }
 };
 
+struct Layer {
+  int32_t heads;
+  Side k, v;
+  int64_t window, sink, tail;
+};
+
+struct Cache {
+  std::shared_ptr<kvant_cache> handle;
+  std::vector<Layer> layers;
+};
+
+struct Sequence {
+  std::shared_ptr<kvant_sequence> handle;
+  std::vector<Layer> layers;
+
+  const Layer& layer(int32_t i) const {
+    if (i < 0 || size_t(i) >= layers.size()) throw nb::index_error("no such layer");
+    return layers[size_t(i)];
+  }
+};
+
+Sequence sequence_of(kvant_sequence* handle, const std::vector<Layer>& layers) {
+  return {std::shared_ptr<kvant_sequence>(handle, kvant_sequence_free), layers};
+}
+
 // What the Python side has checked; memory depends on it.
 template <class Array>
-void fits(const Array& x, size_t tokens, int32_t heads, int32_t dim) {
-  const bool same = x.shape(0) == tokens && int64_t(x.shape(1)) == heads && int64_t(x.shape(2)) == dim;
-  if (!same || (tokens > 0 && dim > 1 && x.stride(2) != 1)) throw nb::value_error("an array does not fit the pages");
+void fits(const Array& x, size_t tokens, size_t heads, int32_t dim) {
+  const bool same = x.shape(0) == tokens && x.shape(1) == heads && int64_t(x.shape(2)) == dim;
+  if (!same || (tokens > 0 && dim > 1 && x.stride(2) != 1)) throw nb::value_error("an array does not fit the layer");
+}
+
+void has_type(const Input& x, int32_t type) {
+  if (x.itemsize() != (type == KVANT_F32 ? 4u : 2u)) throw nb::value_error("an array is not of its type");
+}
+
+void add_sequence(nb::module_& m) {
+  nb::class_<Sequence>(m, "KvSequence")
+      .def("length", [](const Sequence& s, int32_t layer) { return kvant_sequence_length(s.handle.get(), layer); },
+           nb::arg("layer"))
+      .def("fork",
+           [](const Sequence& s) {
+             kvant_sequence* fork = nullptr;
+             run("fork", [&] { return kvant_sequence_fork(s.handle.get(), &fork); });
+             return sequence_of(fork, s.layers);
+           })
+      .def("truncate",
+           [](const Sequence& s, int64_t length) {
+             run("truncate", [&] { return kvant_sequence_truncate(s.handle.get(), length); });
+           },
+           nb::arg("length"))
+      .def("append",
+           [](const Sequence& s, int32_t layer, Input k, int32_t k_type, Input v, int32_t v_type, int32_t threads) {
+             const Layer& own = s.layer(layer);
+             fits(k, k.shape(0), size_t(own.heads), own.k.dim);
+             fits(v, k.shape(0), size_t(own.heads), own.v.dim);
+             has_type(k, k_type);
+             has_type(v, v_type);
+             // A row that cannot be stored is named by the caller, who knows what it is called.
+             auto bad = std::make_shared<int64_t>(-1);
+             const auto call = [=, handle = s.handle] {
+               return kvant_sequence_append(handle.get(), layer, int64_t(k.shape(0)), k.data(), k_type, k.stride(0),
+                                            k.stride(1), v.data(), v_type, v.stride(0), v.stride(1), threads, bad.get());
+             };
+             int32_t code;
+             {
+               nb::gil_scoped_release release;
+               code = call();
+             }
+             if (*bad < 0) check(code, "append");
+             if (Program* program = Program::recording()) program->add("append", call);
+             return *bad;
+           },
+           nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("k_type"), nb::arg("v").noconvert(), nb::arg("v_type"),
+           nb::arg("threads"))
+      .def("attend",
+           [](const Sequence& s, int32_t layer, Heads q, float scale, float softcap, bool causal, bool exact,
+              std::optional<Vector> sinks, OutHeads out, std::optional<OutScores> lse, int32_t threads) {
+             const Layer& own = s.layer(layer);
+             fits(q, q.shape(0), q.shape(1), own.k.dim);
+             fits(out, q.shape(0), q.shape(1), own.v.dim);
+             if (sinks && sinks->shape(0) != q.shape(1)) throw nb::value_error("sinks do not fit");
+             if (lse && (lse->shape(0) != q.shape(0) || lse->shape(1) != q.shape(1))) throw nb::value_error("lse does not fit");
+             run_recorded("attend", [=, handle = s.handle] {
+               const kvant_attention_query query = {q.data(), int64_t(q.shape(0)), q.stride(0), q.stride(1),
+                                                    int32_t(q.shape(1)), scale, softcap, causal, exact,
+                                                    sinks ? sinks->data() : nullptr, out.data(),
+                                                    lse ? lse->data() : nullptr};
+               return kvant_sequence_attend(handle.get(), layer, &query, threads);
+             });
+           },
+           nb::arg("layer"), nb::arg("q").noconvert(), nb::arg("scale"), nb::arg("softcap"), nb::arg("causal"),
+           nb::arg("exact"), nb::arg("sinks").none().noconvert(), nb::arg("out").noconvert(),
+           nb::arg("lse").none().noconvert(), nb::arg("threads"))
+      .def("read",
+           [](const Sequence& s, int32_t layer, int32_t side, int32_t head, int64_t first, OutBytes out) {
+             const Layer& own = s.layer(layer);
+             const Side& one = side ? own.v : own.k;
+             if (int64_t(out.shape(1)) != kvant_kv_row_bytes(one.codec, one.dim)) throw nb::value_error("out does not fit");
+             run("read", [&] {
+               return kvant_sequence_read(s.handle.get(), layer, side, head, first, int64_t(out.shape(0)), out.data());
+             });
+           },
+           nb::arg("layer"), nb::arg("side"), nb::arg("head"), nb::arg("first"), nb::arg("out").noconvert())
+      .def("decode",
+           [](const Sequence& s, int32_t layer, int32_t side, int32_t head, int64_t first, OutFloats out) {
+             const Layer& own = s.layer(layer);
+             if (int64_t(out.shape(1)) != (side ? own.v : own.k).dim) throw nb::value_error("out does not fit");
+             run("decode", [&] {
+               return kvant_sequence_decode(s.handle.get(), layer, side, head, first, int64_t(out.shape(0)), out.data());
+             });
+           },
+           nb::arg("layer"), nb::arg("side"), nb::arg("head"), nb::arg("first"), nb::arg("out").noconvert())
+      .def("write",
+           [](const Sequence& s, int32_t layer, Bytes k, Bytes v) {
+             const Layer& own = s.layer(layer);
+             const Bytes* both[] = {&k, &v};
+             const Side* sides[] = {&own.k, &own.v};
+             for (int i = 0; i < 2; ++i) {
+               const bool same = both[i]->shape(0) == k.shape(0) && int64_t(both[i]->shape(1)) == own.heads &&
+                                 int64_t(both[i]->shape(2)) == kvant_kv_row_bytes(sides[i]->codec, sides[i]->dim);
+               if (!same) throw nb::value_error("rows do not fit the layer");
+             }
+             run("write", [&] {
+               return kvant_sequence_write(s.handle.get(), layer, int64_t(k.shape(0)), k.data(), v.data());
+             });
+           },
+           nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("v").noconvert());
 }
 
 }  // namespace
 
 void bind_kv(nb::module_& m) {
-  nb::class_<KvPages>(m, "KvPages")
-      .def(
-          "__init__",
-          [](KvPages* self, Pages k, Pages v, int32_t value_dim, int64_t first) {
-            new (self) KvPages{k, v, value_dim, first};
-          },
-          nb::arg("k").noconvert(), nb::arg("v").noconvert(), nb::arg("value_dim"), nb::arg("first"));
-  m.def(
-      "kv_append",
-      [](KvPages pages, Place length, Heads k, Heads v, int32_t threads) {
-        const kvant_kv_pages c = pages.c();
-        fits(k, k.shape(0), c.heads, c.dim);
-        fits(v, k.shape(0), c.heads, c.value_dim);
-        run_recorded("kv_append", [=] {
-          return kvant_kv_append(&c, length(0) - pages.first, int64_t(k.shape(0)), k.data(), k.stride(0), k.stride(1), v.data(),
-                                 v.stride(0), v.stride(1), threads);
-        });
-      },
-      nb::arg("pages"), nb::arg("length").noconvert(), nb::arg("k").noconvert(), nb::arg("v").noconvert(), nb::arg("threads"));
-  m.def(
-      "kv_attend",
-      [](KvPages pages, Place length, Heads q, int64_t window, float scale, std::optional<Vector> sinks,
-         OutHeads out, int32_t threads) {
-        const kvant_kv_pages c = pages.c();
-        fits(q, q.shape(0), int32_t(q.shape(1)), c.dim);
-        fits(out, q.shape(0), int32_t(q.shape(1)), c.value_dim);
-        if (sinks && sinks->shape(0) != q.shape(1)) throw nb::value_error("sinks do not fit");
-        run_recorded("kv_attend", [=] {
-          return kvant_kv_attend(&c, length(0) - pages.first, int64_t(q.shape(0)), q.data(), q.stride(0), q.stride(1),
-                                 int32_t(q.shape(1)), window, scale, sinks ? sinks->data() : nullptr, out.data(),
-                                 threads);
-        });
-      },
-      nb::arg("pages"), nb::arg("length").noconvert(), nb::arg("q").noconvert(), nb::arg("window"), nb::arg("scale"),
-      nb::arg("sinks").none().noconvert(), nb::arg("out").noconvert(), nb::arg("threads"));
+  nb::class_<Side>(m, "KvSide")
+      .def("__init__",
+           [](Side* self, int32_t codec, int32_t scale, int32_t dim, int32_t rotate, std::optional<Vector> signs,
+              std::optional<Table> center, std::optional<Table> equalize) {
+             new (self) Side{codec, scale, dim, rotate, signs, center, equalize};
+           },
+           nb::arg("codec"), nb::arg("scale"), nb::arg("dim"), nb::arg("rotate"), nb::arg("signs").none().noconvert(),
+           nb::arg("center").none().noconvert(), nb::arg("equalize").none().noconvert());
+  nb::class_<Layer>(m, "KvLayer")
+      .def(nb::init<int32_t, Side, Side, int64_t, int64_t, int64_t>(), nb::arg("heads"), nb::arg("k"), nb::arg("v"),
+           nb::arg("window"), nb::arg("sink"), nb::arg("tail"));
+  nb::class_<Cache>(m, "KvCache")
+      .def("__init__",
+           [](Cache* self, std::vector<Layer> layers, int64_t budget) {
+             std::vector<kvant_kv_layer> c;
+             for (const Layer& l : layers) c.push_back({l.heads, l.k.c(l.heads), l.v.c(l.heads), l.window, l.sink, l.tail});
+             kvant_cache* handle = nullptr;
+             check(kvant_cache_new(c.data(), int32_t(c.size()), budget, &handle), "KVCache");
+             new (self) Cache{std::shared_ptr<kvant_cache>(handle, kvant_cache_free), std::move(layers)};
+           },
+           nb::arg("layers"), nb::arg("budget"))
+      .def("sequence",
+           [](const Cache& self) {
+             kvant_sequence* handle = nullptr;
+             check(kvant_sequence_new(self.handle.get(), &handle), "sequence");
+             return sequence_of(handle, self.layers);
+           })
+      .def("usage", [](const Cache& self) {
+        kvant_cache_stats stats;
+        kvant_cache_usage(self.handle.get(), &stats);
+        return nb::make_tuple(stats.used, stats.reserved, stats.pages);
+      });
+  add_sequence(m);
+  m.def("kv_codecs", [] {
+    std::vector<const char*> names;
+    for (int32_t i = 0; i < kvant_kv_codec_count(); ++i) names.push_back(kvant_kv_codec_name(i));
+    return names;
+  });
+  m.def("kv_row_bytes", &kvant_kv_row_bytes, nb::arg("codec"), nb::arg("dim"));
 }

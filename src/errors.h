@@ -12,6 +12,7 @@ inline void check(int32_t code, const char* function) {
   namespace nb = nanobind;
   const char* type = code == KVANT_BAD_FORMAT          ? "FormatError"
                      : code == KVANT_UNSUPPORTED_ISA   ? "IsaError"
+                     : code == KVANT_FULL              ? "CacheFullError"
                                                        : "ShapeError";
   const nb::object cls = nb::module_::import_("kvant.errors").attr(type);
   PyErr_Format(cls.ptr(), "[%s] %s", function, kvant_error_text());

@@ -14,6 +14,7 @@ enum class Code : int32_t {
   io = -5,
   unsupported_isa = -6,
   busy = -7,
+  full = -8,
 };
 
 struct [[nodiscard]] Status {

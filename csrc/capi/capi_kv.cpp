@@ -1,64 +1,213 @@
+#include <cmath>
+#include <memory>
+#include <new>
+
 #include "capi/checks.h"
-#include "kv/attend.h"
+#include "kv/cache.h"
 
 using namespace kvant;
 
+struct kvant_cache {
+  std::shared_ptr<KvCache> cache;
+};
+struct kvant_sequence {
+  std::unique_ptr<KvSequence> sequence;
+};
+
 namespace {
 
-constexpr int32_t kMostDim = 1 << 16;
+constexpr int32_t kMostHeads = 1 << 16, kMostLayers = 1 << 16;
 
-Status check_pages(const kvant_kv_pages& p) {
-  if (p.heads < 1 || p.dim < 1 || p.value_dim < 1 || p.dim > kMostDim || p.value_dim > kMostDim) {
-    return {Code::bad_shape, "heads and their sizes must be from 1 to 65536"};
+Status check_side(const kvant_kv_side& side, bool keys) {
+  if (side.codec < 0 || side.codec >= kKvCodecCount) return {Code::bad_format, "no such codec"};
+  if (side.scale < 0 || side.scale > KVANT_SCALE_LEAST) return {Code::bad_format, "no such rule for scales"};
+  if (side.dim < 1 || side.dim > kMostKvDim) return {Code::bad_shape, "keys and values must have 1 to 1024 elements"};
+  if (side.rotate != 0) {
+    const bool power = (side.rotate & (side.rotate - 1)) == 0;
+    if (!power || side.rotate < kLeastHadamard || side.rotate > kMostHadamard || side.dim % side.rotate) {
+      return {Code::bad_shape, "rotate must be a power of two from 16 to 512 that divides the elements"};
+    }
   }
-  if (p.pages < 0 || p.pages > kMostElements / kPageTokens / kMostDim / p.heads) return {Code::bad_shape, "too many pages"};
-  if (p.type != KVANT_F32 && p.type != KVANT_F16) return {Code::bad_format, "keys and values must be f32 or f16"};
-  if (const Status s = check_aligned(p.k, p.type); !s.ok()) return s;
-  return check_aligned(p.v, p.type);
+  if (!keys && (side.center || side.equalize)) return {Code::bad_shape, "values are neither centered nor equalized"};
+  return {};
 }
 
-Status check_span(const kvant_kv_pages& p, int64_t position, int64_t tokens) {
-  const int64_t room = p.pages * kPageTokens;
-  if (position < 0 || tokens < 0 || position > room || tokens > room - position) {
-    return {Code::bad_shape, "tokens run past the pages"};
+Status check_layer(const kvant_kv_layer& layer) {
+  if (layer.heads < 1 || layer.heads > kMostHeads) return {Code::bad_shape, "a layer must have 1 to 65536 heads"};
+  if (const Status s = check_side(layer.k, true); !s.ok()) return s;
+  if (const Status s = check_side(layer.v, false); !s.ok()) return s;
+  if (layer.window < 0 || layer.sink < 0 || layer.tail < 0) return {Code::bad_shape, "window, sink and tail are not negative"};
+  if (layer.sink > kMostElements || layer.tail > kMostElements) return {Code::bad_shape, "sink or tail is too large"};
+  const int64_t count = int64_t(layer.heads) * layer.k.dim;
+  for (int64_t i = 0; layer.k.center && i < count; ++i) {
+    if (!std::isfinite(layer.k.center[i])) return {Code::bad_shape, "center must be finite"};
+  }
+  for (int64_t i = 0; layer.k.equalize && i < count; ++i) {
+    const float factor = layer.k.equalize[i];
+    if (!std::isfinite(factor) || !std::isnormal(factor) || factor < 0 || !std::isnormal(1.0f / factor)) {
+      return {Code::bad_shape, "equalize must be normal numbers above 0"};
+    }
   }
   return {};
 }
 
-KvPages pages_of(const kvant_kv_pages& p) {
-  return {static_cast<uint8_t*>(p.k), static_cast<uint8_t*>(p.v), Float(p.type), p.heads, p.dim, p.value_dim, p.pages};
+KvTransform transform_of(const kvant_kv_side& side, int32_t heads) {
+  const size_t count = size_t(heads) * size_t(side.dim);
+  KvTransform t;
+  t.rotate = side.rotate;
+  if (side.rotate && side.signs) t.signs.assign(side.signs, side.signs + side.rotate);
+  if (side.center) t.center.assign(side.center, side.center + count);
+  if (side.equalize) {
+    t.equalize.assign(side.equalize, side.equalize + count);
+    for (const float factor : t.equalize) t.shrink.push_back(1.0f / factor);
+  }
+  return t;
+}
+
+KvLayer layer_of(const kvant_kv_layer& layer) {
+  KvLayer own = {};
+  own.heads = layer.heads;
+  own.dim = layer.k.dim;
+  own.value_dim = layer.v.dim;
+  const kvant_kv_side* sides[] = {&layer.k, &layer.v};
+  for (int side = 0; side < 2; ++side) {
+    own.codec[side] = KvCodec(sides[side]->codec);
+    own.rule[side] = KvRule(sides[side]->scale);
+    own.transform[side] = transform_of(*sides[side], layer.heads);
+  }
+  own.window = layer.window > 0 && layer.window < kNoWindow ? layer.window : kNoWindow;
+  own.sink = layer.sink;
+  own.tail = layer.tail;
+  return own;
+}
+
+Status check_place(const KvSequence& sequence, int32_t layer) {
+  if (layer < 0 || layer >= int32_t(sequence.cache()->layers().size())) return {Code::bad_shape, "no such layer"};
+  return {};
+}
+
+Status check_read(const KvSequence& sequence, int32_t layer, int32_t side, int32_t head, int64_t first, int64_t tokens) {
+  if (const Status s = check_place(sequence, layer); !s.ok()) return s;
+  if (side < 0 || side > 1) return {Code::bad_shape, "side must be 0 for keys or 1 for values"};
+  if (head < 0 || head >= sequence.cache()->layers()[size_t(layer)].heads) return {Code::bad_shape, "no such head"};
+  if (first < 0 || tokens < 0) return {Code::bad_shape, "there are not such tokens"};
+  return {};
 }
 
 }  // namespace
 
 extern "C" {
 
-KVANT_EXPORT int32_t kvant_kv_append(const kvant_kv_pages* pages, int64_t position, int64_t tokens, const float* k,
-                                     int64_t k_token_stride, int64_t k_head_stride, const float* v,
-                                     int64_t v_token_stride, int64_t v_head_stride, int32_t threads) {
-  KVANT_CHECK(check_pages(*pages));
-  KVANT_CHECK(check_span(*pages, position, tokens));
-  KVANT_CHECK(check_aligned(k, KVANT_F32));
-  KVANT_CHECK(check_aligned(v, KVANT_F32));
-  return report(kv_append(pages_of(*pages), position, tokens, {k, k_token_stride, k_head_stride},
-                          {v, v_token_stride, v_head_stride}, threads));
+KVANT_EXPORT int32_t kvant_kv_codec_count(void) { return kKvCodecCount; }
+
+KVANT_EXPORT const char* kvant_kv_codec_name(int32_t codec) {
+  return codec >= 0 && codec < kKvCodecCount ? kKvCodecs.row[codec].name : nullptr;
 }
 
-KVANT_EXPORT int32_t kvant_kv_attend(const kvant_kv_pages* pages, int64_t position, int64_t tokens, const float* q,
-                                     int64_t q_token_stride, int64_t q_head_stride, int32_t heads, int64_t window,
-                                     float scale, const float* sinks, float* out, int32_t threads) {
-  KVANT_CHECK(check_pages(*pages));
-  KVANT_CHECK(check_span(*pages, position, tokens));
-  if (heads < 1 || heads % pages->heads) return fail(Code::bad_shape, "heads of q are not a multiple of those of keys");
-  if (window < 1) return fail(Code::bad_shape, "window must be at least 1");
-  KVANT_CHECK(check_aligned(q, KVANT_F32));
-  KVANT_CHECK(check_aligned(sinks, KVANT_F32));
+KVANT_EXPORT int64_t kvant_kv_row_bytes(int32_t codec, int32_t dim) {
+  if (codec < 0 || codec >= kKvCodecCount || dim < 1 || dim > kMostKvDim) return 0;
+  return kv_row_bytes(kKvCodecs.row[codec], dim);
+}
+
+KVANT_EXPORT int32_t kvant_cache_new(const kvant_kv_layer* layers, int32_t count, int64_t budget, kvant_cache** cache) {
+  if (count < 1 || count > kMostLayers) return fail(Code::bad_shape, "a cache must have 1 to 65536 layers");
+  if (budget < 0) return fail(Code::bad_shape, "the budget is negative");
+  for (int32_t i = 0; i < count; ++i) KVANT_CHECK(check_layer(layers[i]));
+  try {
+    std::vector<KvLayer> own;
+    for (int32_t i = 0; i < count; ++i) own.push_back(layer_of(layers[i]));
+    *cache = new kvant_cache{std::make_shared<KvCache>(std::move(own), budget)};
+  } catch (const std::bad_alloc&) {
+    return fail(Code::no_memory, "no memory for a cache");
+  }
+  return KVANT_OK;
+}
+
+KVANT_EXPORT void kvant_cache_free(kvant_cache* cache) { delete cache; }
+
+KVANT_EXPORT void kvant_cache_usage(const kvant_cache* cache, kvant_cache_stats* stats) {
+  const PagePool& pool = cache->cache->pool();
+  *stats = {pool.used(), pool.reserved(), pool.pages()};
+}
+
+KVANT_EXPORT int32_t kvant_sequence_new(kvant_cache* cache, kvant_sequence** sequence) {
+  try {
+    *sequence = new kvant_sequence{std::make_unique<KvSequence>(cache->cache)};
+  } catch (const std::bad_alloc&) {
+    return fail(Code::no_memory, "no memory for a sequence");
+  }
+  return KVANT_OK;
+}
+
+KVANT_EXPORT void kvant_sequence_free(kvant_sequence* sequence) { delete sequence; }
+
+KVANT_EXPORT int32_t kvant_sequence_fork(const kvant_sequence* sequence, kvant_sequence** fork) {
+  std::unique_ptr<KvSequence> copy;
+  KVANT_CHECK(sequence->sequence->fork(copy));
+  *fork = new (std::nothrow) kvant_sequence{std::move(copy)};
+  return *fork ? KVANT_OK : fail(Code::no_memory, "no memory for a sequence");
+}
+
+KVANT_EXPORT int64_t kvant_sequence_length(const kvant_sequence* sequence, int32_t layer) {
+  if (layer < 0) return sequence->sequence->length();
+  return check_place(*sequence->sequence, layer).ok() ? sequence->sequence->length(layer) : -1;
+}
+
+KVANT_EXPORT int32_t kvant_sequence_truncate(kvant_sequence* sequence, int64_t length) {
+  return report(sequence->sequence->truncate(length));
+}
+
+KVANT_EXPORT int32_t kvant_sequence_append(kvant_sequence* sequence, int32_t layer, int64_t tokens, const void* k,
+                                           int32_t k_type, int64_t k_token_stride, int64_t k_head_stride, const void* v,
+                                           int32_t v_type, int64_t v_token_stride, int64_t v_head_stride,
+                                           int32_t threads, int64_t* bad) {
+  KVANT_CHECK(check_place(*sequence->sequence, layer));
+  if (tokens < 0 || tokens > kMostElements / kMostKvDim / kMostHeads) return fail(Code::bad_shape, "too many tokens, or fewer than none");
+  for (const int32_t type : {k_type, v_type}) {
+    if (type < KVANT_F32 || type > KVANT_BF16) return fail(Code::bad_format, "no such element type");
+  }
+  KVANT_CHECK(check_aligned(k, k_type));
+  KVANT_CHECK(check_aligned(v, v_type));
+  return report(sequence->sequence->append(layer, tokens, {k, Float(k_type), k_token_stride, k_head_stride},
+                                           {v, Float(v_type), v_token_stride, v_head_stride}, threads, bad));
+}
+
+KVANT_EXPORT int32_t kvant_sequence_attend(const kvant_sequence* sequence, int32_t layer,
+                                           const kvant_attention_query* query, int32_t threads) {
+  const KvSequence& own = *sequence->sequence;
+  KVANT_CHECK(check_place(own, layer));
+  const int32_t key_heads = own.cache()->layers()[size_t(layer)].heads;
+  if (query->heads < 1 || query->heads % key_heads) return fail(Code::bad_shape, "heads of q are not a multiple of those of keys");
+  if (query->tokens < 0) return fail(Code::bad_shape, "fewer tokens than none");
+  if (!(query->softcap >= 0.0f) || !std::isfinite(query->softcap)) return fail(Code::bad_shape, "softcap must be finite and not negative");
+  KVANT_CHECK(check_aligned(query->q, KVANT_F32));
+  KVANT_CHECK(check_aligned(query->sinks, KVANT_F32));
+  KVANT_CHECK(check_aligned(query->out, KVANT_F32));
+  KVANT_CHECK(check_aligned(query->lse, KVANT_F32));
+  const KvQuery q = {query->q,       query->token_stride, query->head_stride, query->tokens, query->heads,
+                     query->scale,   query->softcap,      query->causal,      query->exact,  query->sinks,
+                     query->out,     query->lse};
+  return report(own.attend(layer, q, threads));
+}
+
+KVANT_EXPORT int32_t kvant_sequence_read(const kvant_sequence* sequence, int32_t layer, int32_t side, int32_t head,
+                                         int64_t first, int64_t tokens, uint8_t* out) {
+  KVANT_CHECK(check_read(*sequence->sequence, layer, side, head, first, tokens));
+  return report(sequence->sequence->read(layer, side, head, first, tokens, out, nullptr));
+}
+
+KVANT_EXPORT int32_t kvant_sequence_decode(const kvant_sequence* sequence, int32_t layer, int32_t side, int32_t head,
+                                           int64_t first, int64_t tokens, float* out) {
+  KVANT_CHECK(check_read(*sequence->sequence, layer, side, head, first, tokens));
   KVANT_CHECK(check_aligned(out, KVANT_F32));
-  // No window is longer than the pages, and sums with it stay in range.
-  const int64_t room = pages->pages * kPageTokens;
-  if (window > room) window = room + 1;
-  const Attend attend = {{q, q_token_stride, q_head_stride}, tokens, heads, position, window, scale, sinks, out};
-  return report(kv_attend(pages_of(*pages), attend, threads));
+  return report(sequence->sequence->read(layer, side, head, first, tokens, nullptr, out));
+}
+
+KVANT_EXPORT int32_t kvant_sequence_write(kvant_sequence* sequence, int32_t layer, int64_t tokens, const uint8_t* k,
+                                          const uint8_t* v) {
+  KVANT_CHECK(check_place(*sequence->sequence, layer));
+  if (tokens < 0 || tokens > kMostElements / kMostKvDim / kMostHeads) return fail(Code::bad_shape, "too many tokens, or fewer than none");
+  return report(sequence->sequence->write(layer, tokens, k, v));
 }
 
 }  // extern "C"

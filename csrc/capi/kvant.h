@@ -32,7 +32,8 @@ enum {
   KVANT_NO_MEMORY = -4,
   KVANT_IO = -5,
   KVANT_UNSUPPORTED_ISA = -6,
-  KVANT_BUSY = -7
+  KVANT_BUSY = -7,
+  KVANT_FULL = -8
 };
 
 /* Element types of float arrays. */
@@ -279,37 +280,98 @@ int32_t kvant_rope(const float* x, int64_t token_stride, int64_t head_stride, co
                    double theta, double scale, const float* freq_factors, float* out,
                    int64_t out_token_stride, int64_t out_head_stride, int32_t threads);
 
-/* ---- attention over a cache ---- */
+/* ---- caches of keys and values ---- */
 
-/* Keys and values of one layer in pages of 64 tokens; every head has its pages one behind the other, those
- * of keys [dim, 64], those of values [64, width], width being value_dim rounded up to 16. */
+/* How keys and values are stored. Codecs from KVANT_KV_Q8_0 on quantize; lm4, lm3 and lm2 are codebooks of Lloyd and
+ * Max with one scale a row, for rotated vectors. */
+enum {
+  KVANT_KV_F32 = 0, KVANT_KV_F16, KVANT_KV_BF16, KVANT_KV_Q8_0, KVANT_KV_Q6_0, KVANT_KV_Q5_1, KVANT_KV_Q5_0,
+  KVANT_KV_Q4_1, KVANT_KV_Q4_0, KVANT_KV_IQ4_NL, KVANT_KV_LM4, KVANT_KV_LM3, KVANT_KV_LM2
+};
+int32_t kvant_kv_codec_count(void);
+/* Null when there is none of the number. */
+const char* kvant_kv_codec_name(int32_t codec);
+/* Bytes of one row of a file of `dim` elements, as kvant_sequence_read gives it; of a page of 64 tokens. */
+int64_t kvant_kv_row_bytes(int32_t codec, int32_t dim);
+
+/* The scale of a row of a codebook: the norm is kept, the projection on the row is kept, or the error is least. */
+enum { KVANT_SCALE_NORM = 0, KVANT_SCALE_UNBIASED = 1, KVANT_SCALE_LEAST = 2 };
+
+/* One side of a layer, keys or values. What is stored of x is the Hadamard transform, in blocks of `rotate` elements
+ * after a product with `signs`, of (x - center) / equalize; queries and results are transformed to fit. */
 typedef struct {
-  void* k;
-  void* v;
-  int32_t type;            /* KVANT_F32 or KVANT_F16 */
-  int32_t heads, dim, value_dim;
-  int64_t pages;           /* of each head */
-} kvant_kv_pages;
+  int32_t codec, scale;
+  int32_t dim;             /* at most 1024 */
+  int32_t rotate;          /* 16 to 512, a power of two that divides dim; 0 for none */
+  const float* signs;      /* [rotate] of +1 and -1, or null */
+  const float* center;     /* [heads, dim], or null; of keys only */
+  const float* equalize;   /* [heads, dim] above 0, or null; of keys only */
+} kvant_kv_side;
 
-/* Writes keys and values of `tokens` tokens, rounded to the type of the pages, to the places position, position + 1, ...
- *   k, v                  [tokens, heads, dim] and [tokens, heads, value_dim], strides in elements
- *   threads               at most; 0 for the set number
- * KVANT_BAD_SHAPE where they run past the pages; nothing is written then. */
-int32_t kvant_kv_append(const kvant_kv_pages* pages, int64_t position, int64_t tokens, const float* k,
-                        int64_t k_token_stride, int64_t k_head_stride, const float* v, int64_t v_token_stride,
-                        int64_t v_head_stride, int32_t threads);
+typedef struct {
+  int32_t heads;
+  kvant_kv_side k, v;
+  int64_t window;          /* a token sees so many keys at most, its own among them; 0 for all */
+  int64_t sink, tail;      /* so many first keys, and so many before a token, its own among them, are seen as halves */
+} kvant_kv_layer;
 
-/* Causal attention of tokens that stand at position, position + 1, ... over the keys up to their own.
- *   q                     [tokens, heads, dim], strides in elements; `heads` a multiple of the key heads, of
- *                         which head h reads number h / (heads / key heads)
- *   window                a token sees so many keys at most, its own among them; INT64_MAX for all
- *   scale                 of the scores
- *   sinks                 for each head the score of a key without a value; or null
- *   out                   [tokens, heads, value_dim] without gaps; overlaps nothing that is read
- * All in f32, of the order that docs/ops.md states; results depend on the inputs only. */
-int32_t kvant_kv_attend(const kvant_kv_pages* pages, int64_t position, int64_t tokens, const float* q,
-                        int64_t q_token_stride, int64_t q_head_stride, int32_t heads, int64_t window, float scale,
-                        const float* sinks, float* out, int32_t threads);
+typedef struct kvant_cache kvant_cache;
+typedef struct kvant_sequence kvant_sequence;
+
+/* budget: bytes of all pages in use; 0 for no bound. What the layers point to is copied. */
+int32_t kvant_cache_new(const kvant_kv_layer* layers, int32_t count, int64_t budget, kvant_cache** cache);
+/* Its sequences may be freed later. */
+void kvant_cache_free(kvant_cache* cache);
+typedef struct {
+  int64_t used, reserved;  /* bytes of pages in use, and of the memory they come from */
+  int64_t pages;
+} kvant_cache_stats;
+void kvant_cache_usage(const kvant_cache* cache, kvant_cache_stats* stats);
+
+int32_t kvant_sequence_new(kvant_cache* cache, kvant_sequence** sequence);
+void kvant_sequence_free(kvant_sequence* sequence);
+/* Shares all pages; each is copied when one of the two writes to it. */
+int32_t kvant_sequence_fork(const kvant_sequence* sequence, kvant_sequence** fork);
+/* Tokens that every layer holds, or for layer >= 0 that one. */
+int64_t kvant_sequence_length(const kvant_sequence* sequence, int32_t layer);
+/* Forgets all tokens from `length` on. KVANT_BAD_SHAPE where there are not so many, or where a window has let go of
+ * what would be seen again; nothing is forgotten then. */
+int32_t kvant_sequence_truncate(kvant_sequence* sequence, int64_t length);
+
+/* Appends `tokens` tokens to a layer.
+ *   k, v          [tokens, heads, dim], strides in elements, of `type`
+ *   bad           receives token * heads + head of the first row with a NaN, an infinity or a number too large for its
+ *                 codec, else -1; may be null
+ * KVANT_BAD_SHAPE for such a row, KVANT_FULL past the budget; the sequence is as it was then. */
+int32_t kvant_sequence_append(kvant_sequence* sequence, int32_t layer, int64_t tokens, const void* k, int32_t k_type,
+                              int64_t k_token_stride, int64_t k_head_stride, const void* v, int32_t v_type,
+                              int64_t v_token_stride, int64_t v_head_stride, int32_t threads, int64_t* bad);
+
+typedef struct {
+  const float* q;          /* [tokens, heads, dim], strides in elements: of the last tokens of the layer; `heads` a multiple
+                              of the key heads, of which head h reads number h / (heads / key heads) */
+  int64_t tokens, token_stride, head_stride;
+  int32_t heads;
+  float scale, softcap;    /* of the scores: cap * tanh(score / cap), 0 for none */
+  bool causal;             /* a token sees keys up to its own, else all */
+  bool exact;              /* codes are decoded and all products are of floats */
+  const float* sinks;      /* for each head the score of a key without a value; or null */
+  float* out;              /* [tokens, heads, dim of values] without gaps; overlaps nothing that is read */
+  float* lse;              /* [tokens, heads], the logarithm of the sum of exp(score); or null */
+} kvant_attention_query;
+
+/* Attention of the last tokens of a layer. Results depend on what was appended and the queries only. */
+int32_t kvant_sequence_attend(const kvant_sequence* sequence, int32_t layer, const kvant_attention_query* query,
+                              int32_t threads);
+
+/* Rows first .. first + tokens - 1 of one head, of keys (side 0) or values (1), as they are stored: ggml's blocks where
+ * the codec is a format of ggml; or as floats, transforms taken back. */
+int32_t kvant_sequence_read(const kvant_sequence* sequence, int32_t layer, int32_t side, int32_t head, int64_t first,
+                            int64_t tokens, uint8_t* out);
+int32_t kvant_sequence_decode(const kvant_sequence* sequence, int32_t layer, int32_t side, int32_t head, int64_t first,
+                              int64_t tokens, float* out);
+/* Appends rows [tokens, heads] as kvant_sequence_read gives them. */
+int32_t kvant_sequence_write(kvant_sequence* sequence, int32_t layer, int64_t tokens, const uint8_t* k, const uint8_t* v);
 
 /* ---- quality ---- */
 

@@ -1,59 +1,30 @@
-// Attention over pages of keys and values, floats or halves (uint16_t), all arithmetic in f32. A row of queries goes through a chunk page
+// Attention over pages of keys and values (kv_page.h; of floats: keys [dim][token], values [token][width]), products
+// with quantized ones as kv_product.h has them, all else in f32. A row of queries goes through a chunk page
 // by page, with the largest score M so far, the sum S and the weighted values R (Milakov and Gimelshein,
 // "Online normalizer calculation for softmax", 2018):
-//   s_j = (sum over d of q_d k_jd, one fma each, in order) * scale
+//   s_j = (q . k_j + bias) * scale, of floats one fma each in order; cap * tanh(s_j / cap) where there is a cap
 //   m = max(M, s), a = exp(M - m), p_j = exp(s_j - m)
 //   S = S * a + (sixteen sums of the p of a page, of which number l takes l, l + 16, ...; halves added)
-//   R = R * a, then one fma for each key in order
+//   R = R * a, then the page's values: of floats one fma for each key in order
 // Keys a row does not see count for nothing: s = -inf, p = 0, no fma. A page of which it sees none is passed
-// over. Chunks start from nothing and are merged in order, so it shows nowhere who computed which.
-// A score of -inf has no weight; one that is NaN or +inf makes the row NaN.
+// over. Of a quantized cache a row may see some keys exactly, from pages of halves beside: their scores take the place
+// of those of the codes, and their values are added last. Chunks start from nothing and are merged in order, so it
+// shows nowhere who computed which. A score of -inf has no weight; one that is NaN or +inf makes the row NaN.
 #pragma once
 
-#include "kernels/sixteen.h"
+#include "kernels/kv_floats.h"
+#include "kernels/kv_product.h"
 
 namespace kvant {
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
-// The tile of sums in registers: rows, and sixteens of keys or of a value.
+// The tile of sums of floats in registers: rows, and sixteens of keys or of a value.
 template <class V>
 struct AttendTile {
   static constexpr bool kMany = V::kLanes == 16 && V::Native::kParts == 1;
   static constexpr int kRows = kMany ? 6 : V::kLanes == 1 ? 1 : 4, kSixteens = kMany ? 4 : 1;
 };
-
-template <int n>
-struct Count {
-  static constexpr int value = n;
-};
-
-// body(first, Count<n>) for groups of kMost, and one for the rest.
-template <int kMost, class Body>
-KVANT_INLINE void in_groups(int count, Body&& body) {
-  int first = 0;
-  for (; first + kMost <= count; first += kMost) body(first, Count<kMost>());
-  if constexpr (kMost > 1) {
-    if (first < count) in_groups<kMost - 1>(count - first, [&](int i, auto n) { body(first + i, n); });
-  }
-}
-
-template <class V>
-KVANT_INLINE typename V::F load_float(const float* x) {
-  return V::load(x);
-}
-template <class V>
-KVANT_INLINE typename V::F load_float(const uint16_t* x) {
-  return V::load_f16(x);
-}
-template <class V>
-KVANT_INLINE void store_float(float* x, typename V::F a) {
-  V::store(x, a);
-}
-template <class V>
-KVANT_INLINE void store_float(uint16_t* x, typename V::F a) {
-  V::store_f16(x, a);
-}
 
 template <class V, class T>
 KVANT_INLINE Sixteen<V> load16(const T* x) {
@@ -76,19 +47,20 @@ KVANT_INLINE float exp_of(float x) {
 
 // scores[r][j] of kRows rows and the keys of a page.
 template <class V, int kRows, class T>
-KVANT_INLINE void score_page(const float* const* q, const T* k, int dim, float scale, float* scores) {
+KVANT_INLINE void score_floats(const AttendJob& job, const T* k, int row, float* scores) {
   constexpr int kSixteens = AttendTile<V>::kSixteens;
-  const auto factor = V::splat(scale);
+  const auto factor = V::splat(job.scale);
+  const float* q = job.q + row * job.q_stride;
   for (int j = 0; j < kPageTokens; j += 16 * kSixteens) {
     Sixteen<V> sum[kRows][kSixteens];
     KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
       KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) sum[r][c] = splat16<V>(0.0f);
     }
-    for (int d = 0; d < dim; ++d) {
+    for (int d = 0; d < job.dim; ++d) {
       Sixteen<V> key[kSixteens];
       KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) key[c] = load16<V>(k + d * kPageTokens + j + 16 * c);
       KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
-        const auto x = V::splat(q[r][d]);
+        const auto x = V::splat(q[r * job.q_stride + d]);
         KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) {
           each_piece<V>([&](int p, int) { sum[r][c].v[p] = V::fma(x, key[c].v[p], sum[r][c].v[p]); });
         }
@@ -97,7 +69,8 @@ KVANT_INLINE void score_page(const float* const* q, const T* k, int dim, float s
     KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
       KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) {
         float* to = scores + r * kPageTokens + j + 16 * c;
-        each_piece<V>([&](int p, int first) { V::store(to + first, sum[r][c].v[p] * factor); });
+        const auto bias = V::splat(job.bias[row + r]);
+        each_piece<V>([&](int p, int first) { V::store(to + first, (sum[r][c].v[p] + bias) * factor); });
       }
     }
   }
@@ -184,80 +157,234 @@ KVANT_INLINE void weigh_page(float* scores, int begin, int end, int width, float
   scale_sums<V>(state + kStateHead, width, a);
 }
 
-// The keys of a page that a token sees.
-struct Seen {
-  int begin, end;
-};
-
-KVANT_INLINE Seen seen_of(const AttendJob& job, int64_t row, int64_t page) {
-  const int64_t last = job.position + row / job.group + 1 - page * kPageTokens, first = last - job.window;
-  return {int(first < 0 ? 0 : first < kPageTokens ? first : kPageTokens),
-          int(last < 0 ? 0 : last < kPageTokens ? last : kPageTokens)};
+template <class V>
+void cap_scores(float* scores, int rows, float cap, float inv_cap) noexcept {
+  const auto one = V::splat(1.0f), factor = V::splat(inv_cap), most = V::splat(cap);
+  for (int i = 0; i < rows * kPageTokens; i += V::kLanes) {
+    const auto y = V::load(scores + i) * factor;
+    const auto e = exp_nonpositive<V>(V::splat(-2.0f) * V::abs(y));
+    V::store(scores + i, V::copysign((one - e) / (one + e), y) * most);
+  }
 }
 
+// The keys of a page that a token sees, and which of them exactly: those below low and from high on.
+struct Seen {
+  int begin, end, low, high;
+  KVANT_MEMBER bool none() const { return begin >= end; }
+  KVANT_MEMBER bool exact() const { return begin < low || high < end; }
+};
+
+KVANT_INLINE int in_page(int64_t place) { return int(place < 0 ? 0 : place < kPageTokens ? place : kPageTokens); }
+
+KVANT_INLINE Seen seen_of(const AttendJob& job, int row, int64_t page) {
+  const int64_t at = page * kPageTokens, own = job.position + (job.first + row) / job.group;
+  const int64_t end = job.causal ? own + 1 : job.keys;
+  Seen seen = {in_page(end - job.window - at), in_page(end - at), 0, kPageTokens};
+  if (job.sink > 0) seen.low = in_page(job.sink - at);
+  if (job.tail > 0 && page >= job.first_exact) seen.high = in_page(end - job.tail - at);
+  if (seen.low > seen.end) seen.low = seen.end;
+  if (seen.high < seen.low) seen.high = seen.low;
+  return seen;
+}
+
+// Weighted values of a page of floats, keys begin .. end - 1 of each row.
 template <class V, class T>
-void attend_chunk(const AttendJob& job, int64_t first, int rows, int64_t chunk, float* scores, float* states) noexcept {
-  const int64_t stride = kStateHead + job.width;
-  for (int r = 0; r < rows; ++r) {
+void mix_floats(const T* v, int width, const int (*ranges)[2], int rows, const float* p, float* sums,
+                int64_t stride) noexcept {
+  in_groups<AttendTile<V>::kRows>(rows, [&](int at, auto n) {
+    constexpr int kRows = decltype(n)::value;
+    const float* weights = p + at * kPageTokens;
+    float* to = sums + at * stride;
+    int begin = 0, end = kPageTokens;  // of all rows
+    for (int r = 0; r < kRows; ++r) {
+      if (ranges[at + r][0] > begin) begin = ranges[at + r][0];
+      if (ranges[at + r][1] < end) end = ranges[at + r][1];
+    }
+    if (end < begin) end = begin;
+    for (int r = 0; r < kRows; ++r) {
+      const int from = ranges[at + r][0], until = ranges[at + r][1] < begin ? ranges[at + r][1] : begin;
+      mix_row<V>(weights + r * kPageTokens, v, width, from, until, to + r * stride);
+    }
+    mix_page<V, kRows>(weights, v, width, begin, end, stride, to);
+    for (int r = 0; r < kRows; ++r) {
+      const int from = ranges[at + r][0] > end ? ranges[at + r][0] : end;
+      mix_row<V>(weights + r * kPageTokens, v, width, from, ranges[at + r][1], to + r * stride);
+    }
+  });
+}
+
+// body(pointer of the codec's type) for a side of floats.
+template <class Body>
+KVANT_INLINE void of_floats(int codec, const uint8_t* side, Body&& body) {
+  if (codec == int(KvCodec::f32)) body(reinterpret_cast<const float*>(side));
+  else if (codec == int(KvCodec::f16)) body(reinterpret_cast<const Halves*>(side));
+  else body(reinterpret_cast<const Brains*>(side));
+}
+
+// One page of a chunk, for all rows of a job that see any of it.
+template <class V>
+struct PageStep {
+  static constexpr int kMost = AttendTile<V>::kRows > V::kMaxColumns[0] ? AttendTile<V>::kRows : V::kMaxColumns[0];
+  const AttendJob& job;
+  const KvCodecKernels& keys;
+  const KvCodecKernels& values;
+  int64_t page;
+  const uint8_t *k, *v;              // sides
+  const uint8_t *key_codes, *value_codes;
+  const uint8_t *exact, *sink;       // pages of halves, or null
+  float* states;
+  int64_t stride;
+
+  KVANT_MEMBER bool quantized_keys() const { return job.k_codec >= kFirstQuantized; }
+  KVANT_MEMBER bool quantized_values() const { return job.v_codec >= kFirstQuantized; }
+
+  // Rows row .. row + rows - 1.
+  void run(int row, int rows, float* scratch) const noexcept {
+    float *weights = scratch, *other = scratch + kMost * kPageTokens;
+    Seen seen[kMost];
+    bool exactly = false, any = false;
+    for (int r = 0; r < rows; ++r) {
+      seen[r] = seen_of(job, row + r, page);
+      any = any || !seen[r].none();
+      exactly = exactly || (!seen[r].none() && seen[r].exact());
+    }
+    if (!any) return;
+    if (quantized_keys()) {
+      keys.score(job, key_codes, k, row, rows, weights);
+    } else {
+      of_floats(job.k_codec, k, [&](const auto* floats) KVANT_LAMBDA { score_some(floats, row, rows, weights); });
+    }
+    if (exactly && job.exactly[0]) exact_scores(row, rows, seen, weights, other);
+    exactly = exactly && job.exactly[1];
+    if (job.cap > 0.0f) cap_scores<V>(weights, rows, job.cap, job.inv_cap);
+    for (int r = 0; r < rows; ++r) {
+      if (seen[r].none()) memset(weights + r * kPageTokens, 0, 4 * kPageTokens);
+      else weigh_page<V>(weights + r * kPageTokens, seen[r].begin, seen[r].end, int(stride) - kStateHead, states + (row + r) * stride);
+    }
+    float* sums = states + row * stride + kStateHead;
+    if (!quantized_values()) {
+      int ranges[kMost][2];
+      for (int r = 0; r < rows; ++r) {
+        if (!exactly) set_range(ranges[r], seen[r].begin, seen[r].end);
+        else set_range(ranges[r], larger(seen[r].begin, seen[r].low), smaller(seen[r].end, seen[r].high));
+      }
+      of_floats(job.v_codec, v, [&](const auto* floats) KVANT_LAMBDA {
+        mix_floats<V>(floats, kv_width(job.value_dim), ranges, rows, weights, sums, stride);
+      });
+    } else if (!exactly) {
+      values.mix(value_codes, v, job.value_dim, rows, weights, sums, stride);
+    } else {
+      memcpy(other, weights, size_t(4 * kPageTokens) * rows);
+      for (int r = 0; r < rows; ++r) {
+        memset(other + r * kPageTokens, 0, size_t(4 * seen[r].low));
+        memset(other + r * kPageTokens + seen[r].high, 0, size_t(4 * (kPageTokens - seen[r].high)));
+      }
+      values.mix(value_codes, v, job.value_dim, rows, other, sums, stride);
+    }
+    if (exactly) exact_values(rows, seen, weights, sums);
+  }
+
+ private:
+  KVANT_INLINE int larger(int a, int b) { return a > b ? a : b; }
+  KVANT_INLINE int smaller(int a, int b) { return a < b ? a : b; }
+  KVANT_INLINE void set_range(int* range, int begin, int end) {
+    range[0] = begin;
+    range[1] = end > begin ? end : begin;
+  }
+
+  template <class T>
+  KVANT_MEMBER void score_some(const T* floats, int row, int rows, float* scores) const {
+    of_count<AttendTile<V>::kRows>(rows, [&](auto n) KVANT_LAMBDA {
+      score_floats<V, decltype(n)::value>(job, floats, row, scores);
+    });
+  }
+
+  // Scores of the keys that are seen exactly, in their places.
+  KVANT_MEMBER void exact_scores(int row, int rows, const Seen* seen, float* scores, float* other) const {
+    const uint8_t* both[] = {sink, exact};
+    for (const uint8_t* from : both) {
+      if (!from) continue;
+      in_groups<AttendTile<V>::kRows>(rows, [&](int at, auto n) {
+        constexpr int kRows = decltype(n)::value;
+        score_floats<V, kRows>(job, reinterpret_cast<const Halves*>(from), row + at, other);
+        for (int r = 0; r < kRows; ++r) {
+          const Seen& own = seen[at + r];
+          const int begin = from == sink ? 0 : own.high, end = from == sink ? own.low : kPageTokens;
+          memcpy(scores + (at + r) * kPageTokens + begin, other + r * kPageTokens + begin, size_t(4 * (end - begin)));
+        }
+      });
+    }
+  }
+
+  KVANT_MEMBER void exact_values(int rows, const Seen* seen, const float* weights, float* sums) const {
+    const uint8_t* both[] = {sink, exact};
+    for (const uint8_t* from : both) {
+      if (!from) continue;
+      int ranges[kMost][2];
+      for (int r = 0; r < rows; ++r) {
+        if (from == sink) set_range(ranges[r], seen[r].begin, seen[r].low);
+        else set_range(ranges[r], larger(seen[r].begin, seen[r].high), seen[r].end);
+      }
+      mix_floats<V>(reinterpret_cast<const Halves*>(from + job.exact_v_offset), kv_width(job.value_dim), ranges, rows,
+                    weights, sums, stride);
+    }
+  }
+};
+
+template <class V>
+void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chunk, uint8_t* scratch,
+                  float* states) noexcept {
+  const int64_t stride = state_size(job.value_dim);
+  for (int r = 0; r < job.rows; ++r) {
     memset(states + r * stride, 0, size_t(stride) * 4);
     states[r * stride] = kMinusInfinity;
   }
-  for (int64_t page = chunk * kChunkPages; page < (chunk + 1) * kChunkPages; ++page) {
+  const KvCodecKernels &keys = table.codec[job.k_codec], &values = table.codec[job.v_codec];
+  const int group = job.k_codec >= kFirstQuantized ? keys.group : AttendTile<V>::kRows;
+  const int k_blocks = kv_blocks(job.dim), v_blocks = kv_blocks(job.value_dim);
+  uint8_t *key_codes = scratch, *value_codes = key_codes + kPageTokens * kKvBlock * k_blocks;
+  auto* weights = reinterpret_cast<float*>(value_codes + kPageTokens * kKvBlock * v_blocks);
+  const int64_t last = job.first_page + job.pages;
+  for (int64_t page = chunk * kChunkPages; page < (chunk + 1) * kChunkPages && page < last; ++page) {
     // Later tokens see later keys: the rows that see any of a page follow each other.
-    int from = 0, to = rows;
-    const auto blind = [&](int r) {
-      const Seen seen = seen_of(job, first + r, page);
-      return seen.begin >= seen.end;
-    };
-    while (from < to && blind(from)) ++from;
-    while (from < to && blind(to - 1)) --to;
-    const T* k = static_cast<const T*>(job.k) + page * job.dim * kPageTokens;
-    const T* v = static_cast<const T*>(job.v) + page * job.width * kPageTokens;
-    in_groups<AttendTile<V>::kRows>(to - from, [&](int group, auto n) {
-      constexpr int kRows = decltype(n)::value;
-      const int at = from + group;
-      float* weights = scores + at * kPageTokens;
-      float* state = states + at * stride;
-      const float* q[kRows];
-      Seen seen[kRows];
-      Seen all = {0, kPageTokens};  // by all rows of the group
-      for (int r = 0; r < kRows; ++r) {
-        const int64_t row = first + at + r;
-        q[r] = job.q + row / job.group * job.token_stride + row % job.group * job.head_stride;
-        seen[r] = seen_of(job, row, page);
-        if (seen[r].begin > all.begin) all.begin = seen[r].begin;
-        if (seen[r].end < all.end) all.end = seen[r].end;
-      }
-      if (all.end < all.begin) all.end = all.begin;
-      score_page<V, kRows>(q, k, job.dim, job.scale, weights);
-      for (int r = 0; r < kRows; ++r) {
-        weigh_page<V>(weights + r * kPageTokens, seen[r].begin, seen[r].end, job.width, state + r * stride);
-        const int end = seen[r].end < all.begin ? seen[r].end : all.begin;
-        mix_row<V>(weights + r * kPageTokens, v, job.width, seen[r].begin, end, state + r * stride + kStateHead);
-      }
-      mix_page<V, kRows>(weights, v, job.width, all.begin, all.end, stride, state + kStateHead);
-      for (int r = 0; r < kRows; ++r) {
-        const int begin = seen[r].begin > all.end ? seen[r].begin : all.end;
-        mix_row<V>(weights + r * kPageTokens, v, job.width, begin, seen[r].end, state + r * stride + kStateHead);
-      }
-    });
+    int from = 0, to = job.rows;
+    while (from < to && seen_of(job, from, page).none()) ++from;
+    while (from < to && seen_of(job, to - 1, page).none()) --to;
+    if (from == to || page < job.first_page) continue;
+    const uint8_t* body = job.body[page - job.first_page];
+    const uint8_t* next = page + 1 < last ? job.body[page + 1 - job.first_page] : body;
+    PageStep<V> step = {job, keys, values, page, body, body + job.v_offset, nullptr, nullptr, nullptr, nullptr, states, stride};
+    if (step.quantized_keys() && keys.expand[0]) {
+      keys.expand[0](step.k, k_blocks, next, key_codes);
+      step.key_codes = key_codes;
+    }
+    if (step.quantized_values() && values.expand[1]) {
+      values.expand[1](step.v, v_blocks, next + job.v_offset, value_codes);
+      step.value_codes = value_codes;
+    }
+    if (page * kPageTokens < job.sink) step.sink = job.sinks[page];
+    if (job.tail > 0 && page >= job.first_exact) step.exact = job.exact[page - job.first_exact];
+    for (int row = from / group * group; row < to; row += group) {
+      step.run(row, job.rows - row < group ? job.rows - row : group, weights);
+    }
   }
 }
 
 // With m the larger of both: S = S exp(M - m) + S' exp(M' - m), R = fma(R', exp(M' - m), R exp(M - m)).
 template <class V>
-void merge_states(float* states, const float* more, int rows, int width) noexcept {
-  for (int r = 0; r < rows; ++r, states += kStateHead + width, more += kStateHead + width) {
+void merge_states(float* states, const float* more, int rows, int value_dim) noexcept {
+  const int size = state_size(value_dim);
+  for (int r = 0; r < rows; ++r, states += size, more += size) {
     if (more[0] == kMinusInfinity && more[1] == 0.0f) continue;
     if (states[0] == kMinusInfinity && states[1] == 0.0f) {
-      memcpy(states, more, size_t(kStateHead + width) * 4);
+      memcpy(states, more, size_t(size) * 4);
       continue;
     }
     const float max = states[0] > more[0] ? states[0] : more[0];
     const float a = exp_of<V>(states[0] - max), b = exp_of<V>(more[0] - max);
     states[0] = max;
     states[1] = states[1] * a + more[1] * b;
-    for (int i = kStateHead; i < kStateHead + width; i += V::kLanes) {
+    for (int i = kStateHead; i < size; i += V::kLanes) {
       V::store(states + i, V::fma(V::load(more + i), V::splat(b), V::load(states + i) * V::splat(a)));
     }
   }
@@ -265,17 +392,19 @@ void merge_states(float* states, const float* more, int rows, int width) noexcep
 
 // R * (1 / S); zeros where no key was seen.
 template <class V>
-void finish_state(const float* state, const float* sink, int dim, float* out) noexcept {
+void finish_state(const float* state, const float* sink, int dim, float* out, float* lse) noexcept {
   if (state[0] == kMinusInfinity && state[1] == 0.0f) {
     memset(out, 0, size_t(dim) * 4);
+    if (lse) *lse = sink ? *sink : kMinusInfinity;
     return;
   }
-  float sum = state[1], factor = 1.0f;
+  float sum = state[1], factor = 1.0f, max = state[0];
   if (sink) {
-    const float max = state[0] > *sink ? state[0] : *sink;
+    max = state[0] > *sink ? state[0] : *sink;
     factor = exp_of<V>(state[0] - max);
     sum = sum * factor + exp_of<V>(*sink - max);
   }
+  if (lse) *lse = sum == sum && max == max ? float(double(max) + log64(double(sum))) : float_of(0x7fc00000u);
   const auto a = V::splat(factor), share = V::splat(1.0f) / V::splat(sum);
   int i = 0;
   for (; i + V::kLanes <= dim; i += V::kLanes) {
@@ -285,26 +414,6 @@ void finish_state(const float* state, const float* sink, int dim, float* out) no
   alignas(64) float last[V::kLanes];
   V::store(last, canonical<V>(V::load(state + kStateHead + i) * a * share));
   memcpy(out + i, last, size_t(dim - i) * 4);
-}
-
-template <class V, class T>
-void append_token(const float* k, int dim, void* k_page, const float* v, int value_dim, int width, void* v_page,
-                  int token) noexcept {
-  const auto sixteen = [](const float* x, int count, T* out) {
-    alignas(64) float full[16] = {};
-    if (count > 0) memcpy(full, x, size_t(count) * 4);
-    each_piece<V>([&](int, int first) { store_float<V>(out + first, canonical<V>(V::load(full + first))); });
-  };
-  alignas(64) T column[16];
-  for (int d = 0; d < dim; d += 16) {
-    const int count = dim - d < 16 ? dim - d : 16;
-    sixteen(k + d, count, column);
-    for (int i = 0; i < count; ++i) static_cast<T*>(k_page)[(d + i) * kPageTokens + token] = column[i];
-  }
-  for (int d = 0; d < width; d += 16) {
-    const int left = value_dim - d;
-    sixteen(v + d, left < 16 ? left : 16, static_cast<T*>(v_page) + token * width + d);
-  }
 }
 
 }  // namespace kvant

@@ -2,16 +2,46 @@
 #pragma once
 
 #include "kernels/attend.h"
+#include "kernels/encode.h"
+#include "kernels/kv_encode.h"
 
 namespace kvant {
 
-template <class Native>
-constexpr AttendKernels make_attend() {
-  using V = Wide<Native>;
-  return {{&attend_chunk<V, float>, &attend_chunk<V, uint16_t>},
+template <class V, class C>
+constexpr KvCodecKernels codec_kernels() {
+  KvCodecKernels k = {};
+  if constexpr (C::kRowScale) k.encode = &encode_codebook<V, C>;
+  k.read = &read_rows<V, C>;
+  k.write = &write_rows<V, C>;
+  k.put[0] = &put_rows<V, C, KeyPlace>;
+  k.put[1] = &put_rows<V, C, ValuePlace>;
+  k.take[0] = &take_rows<V, C, KeyPlace>;
+  k.take[1] = &take_rows<V, C, ValuePlace>;
+  if constexpr (!kKeysLie<V, C>) k.expand[0] = &expand_keys<V, C>;
+  if constexpr (!kValuesLie<C>) k.expand[1] = &expand_values<V, C>;
+  k.score = &score_codes<V, C>;
+  k.mix = &mix_codes<V, C>;
+  k.group = V::kMaxColumns[0];
+  k.offset = key_offset<V, C>();
+  return k;
+}
+
+template <class V, class... C>
+constexpr AttendKernels fill_attend(TypeList<C...>) {
+  return {{{}, {}, {}, codec_kernels<V, C>()...},
+          &attend_chunk<V>,
           &merge_states<V>,
           &finish_state<V>,
-          {&append_token<V, float>, &append_token<V, uint16_t>}};
+          {&put_keys<V, float>, &put_keys<V, Halves>, &put_keys<V, Brains>},
+          {&put_values<V, float>, &put_values<V, Halves>, &put_values<V, Brains>},
+          {&take_keys<V, float>, &take_keys<V, Halves>, &take_keys<V, Brains>},
+          {&take_values<V, float>, &take_values<V, Halves>, &take_values<V, Brains>},
+          &encode_blocks<V, Q6_0>};
+}
+
+template <class Native>
+constexpr AttendKernels make_attend() {
+  return fill_attend<Wide<Native>>(QuantizedCodecs{});
 }
 
 }  // namespace kvant

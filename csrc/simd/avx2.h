@@ -162,6 +162,15 @@ struct Avx2 {
   static constexpr int kTiles = 1, kFloatColumns = 4, kColumns[] = {3, 3};
   static constexpr bool kSteady = false;
   static constexpr int dot_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : max <= 63 ? 63 : max <= 127 ? 127 : 255; }
+  // Pairs of products reach 2 * 255 * 128: the upper seven bits twice and the lowest one are taken each for itself.
+  KVANT_INLINE I dot_bytes(I sum, I u, I s) {
+    const I ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(1);
+    const I half = iand(_mm256_srli_epi16(u, 1), _mm256_set1_epi8(127));
+    const I upper = _mm256_madd_epi16(_mm256_maddubs_epi16(half, s), ones);
+    const I lower = _mm256_madd_epi16(_mm256_maddubs_epi16(iand(u, low), s), ones);
+    return iadd(iadd(sum, lower), _mm256_slli_epi32(upper, 1));
+  }
+  KVANT_INLINE I sub_bytes(I a, I b) { return _mm256_sub_epi8(a, b); }
   // A value that is computed where it stands: gcc puts off such additions until the last, and stores
   // what is to be added.
   KVANT_INLINE I here(I a) {

@@ -157,6 +157,8 @@ struct Avx512Vnni {
   static constexpr int dot_class(int) { return 255; }
   template <int kMax>
   KVANT_INLINE I dot4(I sum, I codes, I q) { return _mm512_dpbusd_epi32(sum, codes, q); }
+  KVANT_INLINE I dot_bytes(I sum, I u, I s) { return _mm512_dpbusd_epi32(sum, u, s); }
+  KVANT_INLINE I sub_bytes(I a, I b) { return _mm512_sub_epi8(a, b); }
   // A value that stays in its register: gcc would rather load it again for each use.
   KVANT_INLINE I hold(I a) {
     __asm__("" : "+v"(a));

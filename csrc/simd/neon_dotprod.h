@@ -178,6 +178,17 @@ struct NeonDotprod {
     }
   }
 
+  // The upper seven bits twice and the lowest one: there is no product of unsigned and signed bytes yet.
+  KVANT_INLINE I dot_bytes(I sum, I u, I s) {
+    const uint8x16_t bytes = vreinterpretq_u8_s32(u);
+    const int8x16_t codes = vreinterpretq_s8_s32(s), half = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 1));
+    const int8x16_t last = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(1)));
+    return vdotq_s32(vdotq_s32(vdotq_s32(sum, codes, last), codes, half), codes, half);
+  }
+  KVANT_INLINE I sub_bytes(I a, I b) {
+    return vreinterpretq_s32_s8(vsubq_s8(vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)));
+  }
+
   KVANT_INLINE void store_quads(uint8_t* out, int part, I a, I b, I c, I d) {
     const int32x4x2_t ab = vtrnq_s32(a, b), cd = vtrnq_s32(c, d);
     const I quads[4] = {vcombine_s32(vget_low_s32(ab.val[0]), vget_low_s32(cd.val[0])),

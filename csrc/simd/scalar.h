@@ -117,6 +117,16 @@ struct Scalar {
     }
   }
 
+  KVANT_INLINE I dot_bytes(I sum, I u, I s) {
+    for (int i = 0; i < 32; i += 8) sum += int(uint8_t(u >> i)) * int8_t(s >> i);
+    return sum;
+  }
+  KVANT_INLINE I sub_bytes(I a, I b) {
+    uint32_t r = 0;
+    for (int i = 0; i < 32; i += 8) r |= uint32_t(uint8_t(uint8_t(a >> i) - uint8_t(b >> i))) << i;
+    return I(r);
+  }
+
   template <class Row>
   KVANT_INLINE void transpose4(Row&& row, float* out) {
     for (int r = 0; r < 16; ++r) {

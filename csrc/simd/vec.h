@@ -149,6 +149,10 @@ struct Wide {
   // One such step, where kStreams: four codes and four bytes of q in every lane.
   template <int kMax>
   KVANT_INLINE I dot4(I sum, I codes, I q) { KVANT_EACH sum.v[p] = N::template dot4<kMax>(sum.v[p], codes.v[p], q.v[p]); return sum; }
+  // sum + four adjacent products in every lane, of unsigned and of signed bytes; exact.
+  KVANT_INLINE I dot_bytes(I sum, I u, I s) { KVANT_EACH sum.v[p] = N::dot_bytes(sum.v[p], u.v[p], s.v[p]); return sum; }
+  // Byte by byte, modulo 256.
+  KVANT_INLINE I sub_bytes(I a, I b) { KVANT_EACH a.v[p] = N::sub_bytes(a.v[p], b.v[p]); return a; }
   // Whether sums of a whole block fit the registers, so that codes need no tile between.
   static constexpr bool kStreams = kLanes > 1 && N::kParts == 1;
   static constexpr int kWideOffset = N::kWideOffset;

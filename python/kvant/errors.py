@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Error", "FormatError", "GGUFError", "IsaError", "ModelError", "ShapeError"]
+__all__ = [
+    "CacheFullError",
+    "Error",
+    "FormatError",
+    "GGUFError",
+    "IsaError",
+    "ModelError",
+    "ShapeError",
+]
 
 
 class Error(Exception):
@@ -27,3 +35,7 @@ class GGUFError(Error, ValueError):
 
 class ModelError(Error, ValueError):
     """A model is of an unknown architecture, or lacks a tensor or a key."""
+
+
+class CacheFullError(Error, RuntimeError):
+    """A cache of keys and values has reached its budget of bytes; nothing was appended."""

@@ -1,0 +1,89 @@
+// Pages of floats: keys [dim][token], values [token][width], the width that of whole vectors.
+#pragma once
+
+#include "formats/kv.h"
+#include "kernels/kernels.h"
+
+namespace kvant {
+
+// Keys and values as floats of each type.
+struct Halves {
+  uint16_t bits;
+};
+struct Brains {
+  uint16_t bits;
+};
+
+template <class V>
+KVANT_INLINE typename V::F load_float(const float* x) {
+  return V::load(x);
+}
+template <class V>
+KVANT_INLINE typename V::F load_float(const Halves* x) {
+  return V::load_f16(&x->bits);
+}
+template <class V>
+KVANT_INLINE typename V::F load_float(const Brains* x) {
+  return V::load_bf16(&x->bits);
+}
+
+// Rows of floats into a page. False if one is too large for the type.
+template <class V, class T>
+KVANT_INLINE bool round_numbers(const float* x, int count, T* out) {
+  if constexpr (sizeof(T) == 4) {
+    memcpy(out, x, size_t(count) * 4);
+  } else {
+    bool fits = true;
+    for (int i = 0; i < count; ++i) {
+      const uint16_t bits = __is_same(T, Halves) ? f32_to_f16(x[i]) : f32_to_bf16(x[i]);
+      fits = fits && (bits & 0x7fff) < (__is_same(T, Halves) ? 0x7c00 : 0x7f80);
+      out[i].bits = bits;
+    }
+    return fits;
+  }
+  return true;
+}
+
+template <class V, class T>
+bool put_keys(const float* x, int64_t stride, int rows, int dim, uint8_t* side, int token) noexcept {
+  T* to = reinterpret_cast<T*>(side) + token;
+  bool fits = true;
+  for (int r = 0; r < rows; ++r, x += stride, ++to) {
+    T numbers[kMostKvDim];
+    fits = round_numbers<V>(x, dim, numbers) && fits;
+    for (int d = 0; d < dim; ++d) to[d * kPageTokens] = numbers[d];
+  }
+  return fits;
+}
+
+template <class V, class T>
+bool put_values(const float* x, int64_t stride, int rows, int dim, uint8_t* side, int token) noexcept {
+  T* to = reinterpret_cast<T*>(side) + token * kv_width(dim);
+  bool fits = true;
+  for (int r = 0; r < rows; ++r, x += stride, to += kv_width(dim)) fits = round_numbers<V>(x, dim, to) && fits;
+  return fits;
+}
+
+template <class T>
+KVANT_INLINE float number_of(T x) {
+  if constexpr (sizeof(T) == 4) return x;
+  else return __is_same(T, Halves) ? f16_to_f32(x.bits) : bf16_to_f32(x.bits);
+}
+
+template <class V, class T>
+void take_keys(const uint8_t* side, int token, int rows, int dim, float* out, int64_t stride) noexcept {
+  const T* from = reinterpret_cast<const T*>(side) + token;
+  for (int r = 0; r < rows; ++r, out += stride, ++from) {
+    for (int d = 0; d < dim; ++d) out[d] = number_of(from[d * kPageTokens]);
+  }
+}
+
+template <class V, class T>
+void take_values(const uint8_t* side, int token, int rows, int dim, float* out, int64_t stride) noexcept {
+  const T* from = reinterpret_cast<const T*>(side) + token * kv_width(dim);
+  for (int r = 0; r < rows; ++r, out += stride, from += kv_width(dim)) {
+    for (int d = 0; d < dim; ++d) out[d] = number_of(from[d]);
+  }
+}
+
+}  // namespace kvant

@@ -1,0 +1,302 @@
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <new>
+
+#include "isa/select.h"
+#include "kv/cache.h"
+#include "kv/rows.h"
+#include "runtime/pool.h"
+
+namespace kvant {
+namespace {
+
+// Fewer tokens than these go together for all heads: the transform takes sixteen rows at a time.
+constexpr int64_t kFewTokens = 16, kMostRows = 256;
+// Numbers that are appended before another thread has woken up.
+constexpr int64_t kSmallAppend = 32 * 1024;
+
+int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+}  // namespace
+
+// The pages that an append needs, taken before anything is written: new ones, and copies of shared ones. Nothing of
+// the sequence changes until commit().
+class KvSequence::Growth {
+ public:
+  Growth(KvSequence& sequence, const KvLayer& layer, int layer_index, int64_t tokens)
+      : pool_(sequence.cache_->pool()), layer_(layer), tokens_(tokens) {
+    for (int head = 0; head < layer.heads; ++head) heads_.push_back({&sequence.pages(layer_index, head), {}, {}, {}});
+  }
+  ~Growth() {
+    for (Head& head : heads_) {
+      for (Run* run : {&head.body, &head.exact, &head.sinks}) {
+        for (Page* page : run->taken) pool_.drop(page);
+      }
+    }
+  }
+
+  Status take() {
+    for (Head& head : heads_) {
+      const HeadPages& own = *head.pages;
+      if (const Status s = take(head.body, own.body, own.first, own.length, layer_.page_bytes(), kEvery); !s.ok()) return s;
+      if (!layer_.quantized()) continue;
+      if (layer_.tail > 0) {
+        const Status s = take(head.exact, own.exact, own.first_exact, own.length, layer_.exact_bytes(), kEvery);
+        if (!s.ok()) return s;
+      }
+      if (own.length < layer_.sink) {
+        const Status s = take(head.sinks, own.sinks, 0, own.length, layer_.exact_bytes(), pages_of(layer_.sink));
+        if (!s.ok()) return s;
+      }
+    }
+    return {};
+  }
+
+  int64_t start(int head) const { return heads_[size_t(head)].pages->length; }
+  // The page numbered so, or null where there is none of the kind.
+  uint8_t* body(int head, int64_t page) const { return heads_[size_t(head)].body.at(page); }
+  uint8_t* exact(int head, int64_t page) const { return heads_[size_t(head)].exact.at(page); }
+  uint8_t* sinks(int head, int64_t page) const { return heads_[size_t(head)].sinks.at(page); }
+
+  void commit() {
+    for (Head& head : heads_) {
+      commit(head.body, head.pages->body, head.pages->first);
+      commit(head.exact, head.pages->exact, head.pages->first_exact);
+      commit(head.sinks, head.pages->sinks, 0);
+      head.pages->length += tokens_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kEvery = int64_t(1) << 50;
+
+  // Pages from `first` on that are written; the first may be there already, alone.
+  struct Run {
+    int64_t first = 0;
+    Page* there = nullptr;
+    std::vector<Page*> taken;
+    uint8_t* at(int64_t page) const {
+      int64_t i = page - first;
+      if (there && i == 0) return there->data;
+      i -= there ? 1 : 0;
+      return i >= 0 && i < int64_t(taken.size()) ? taken[size_t(i)]->data : nullptr;
+    }
+  };
+  struct Head {
+    HeadPages* pages;
+    Run body, exact, sinks;
+  };
+
+  Status take(Run& run, const std::vector<Page*>& have, int64_t first, int64_t length, int64_t bytes, int64_t most) {
+    const int64_t end = std::min(pages_of(length + tokens_), most), behind = first + int64_t(have.size());
+    run.first = behind;
+    if (length % kPageTokens && length / kPageTokens == behind - 1 && !have.empty()) {
+      run.first = behind - 1;
+      Page* last = have.back();
+      if (last->references.load(std::memory_order_acquire) == 1) {
+        run.there = last;
+      } else {
+        Page* copy;
+        if (const Status s = page(bytes, copy); !s.ok()) return s;
+        run.taken.push_back(copy);
+        memcpy(copy->data, last->data, size_t(bytes));
+      }
+    }
+    for (int64_t i = behind; i < end; ++i) {
+      Page* fresh;
+      if (const Status s = page(bytes, fresh); !s.ok()) return s;
+      run.taken.push_back(fresh);
+    }
+    // So that commit() cannot fail.
+    const_cast<std::vector<Page*>&>(have).reserve(have.size() + run.taken.size());
+    return {};
+  }
+
+  Status page(int64_t bytes, Page*& out) {
+    switch (pool_.take(bytes, out)) {
+      case PagePool::Want::page: return {};
+      case PagePool::Want::over_budget: return {Code::full, "the cache is full: its budget has no page left"};
+      default: return {Code::no_memory, "no memory for a page"};
+    }
+  }
+
+  void commit(Run& run, std::vector<Page*>& pages, int64_t first) {
+    for (Page* page : run.taken) {
+      if (const int64_t at = run.first - first; at < int64_t(pages.size())) {
+        pool_.drop(pages[size_t(at)]);
+        pages[size_t(at)] = page;
+      } else {
+        pages.push_back(page);
+      }
+      ++run.first;
+    }
+    run.taken.clear();
+  }
+
+  PagePool& pool_;
+  const KvLayer& layer_;
+  const int64_t tokens_;
+  std::vector<Head> heads_;
+};
+
+// fill(coder, side, first head, end of heads, first token, end of tokens) codes rows and returns the first that cannot
+// be stored, or -1.
+template <class Fill>
+Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad, Fill&& fill) {
+  const Kernels* kernels;
+  if (const Status s = current_kernels(kernels); !s.ok()) return s;
+  if (bad) *bad = -1;
+  if (tokens == 0) return {};
+  const KvLayer& layer = cache_->layers()[size_t(layer_index)];
+  const std::lock_guard lock(mutex_);
+  for (int head = 0; head < layer.heads; ++head) let_go(layer, pages(layer_index, head));
+  std::atomic<int64_t> first_bad{INT64_MAX};
+  std::atomic<bool> no_memory{false};
+  Growth growth(*this, layer, layer_index, tokens);
+  if (const Status s = growth.take(); !s.ok()) return s;
+  const auto refuse = [&](int64_t token, int head) {
+    const int64_t place = token * layer.heads + head;
+    for (int64_t old = first_bad.load(); place < old && !first_bad.compare_exchange_weak(old, place);) {
+    }
+  };
+  // Heads begin .. end - 1, tokens from .. until - 1 of the input.
+  const auto some = [&](int begin, int end, int64_t from, int64_t until) {
+    const int64_t each = until - from, rows = each * (end - begin);
+    for (int side = 0; side < 2; ++side) {
+      KvCoder coder(*kernels, layer, side);
+      Carver needed;
+      coder.place(needed, rows);
+      void* memory = thread_scratch(needed.bytes());
+      if (!memory) return no_memory.store(true);
+      Carver carver(memory);
+      coder.place(carver, rows);
+      int64_t row = fill(coder, side, begin, end, from, until);
+      for (int head = begin; row < 0 && head < end; ++head) {
+        for (int64_t token = from; row < 0 && token < until;) {
+          const int64_t at = growth.start(head) + token, page = at / kPageTokens;
+          const int64_t count = std::min(until - token, (page + 1) * kPageTokens - at);
+          const int64_t first = (head - begin) * each + token - from;
+          const auto put = [&](int64_t r, int64_t n) {
+            const int place = int((at + r - first) % kPageTokens);
+            uint8_t *exact = growth.exact(head, page), *sink = growth.sinks(head, page);
+            const int64_t exact_offset = side ? layer.exact_offset() : 0;
+            bool fits = coder.put(r, n, growth.body(head, page) + (side ? layer.side_bytes(0) : 0), place);
+            if (exact) fits = coder.put_exact(r, n, exact + exact_offset, place) && fits;
+            if (sink) fits = coder.put_exact(r, n, sink + exact_offset, place) && fits;
+            return fits;
+          };
+          if (!put(first, count)) {
+            row = first;
+            while (put(row, 1)) ++row;
+          }
+          token += count;
+        }
+      }
+      if (row >= 0) refuse(from + row % each, begin + int(row / each));
+    }
+  };
+  if (tokens * layer.heads * int64_t(layer.dim + layer.value_dim) <= kSmallAppend) limit = 1;
+  if (tokens < kFewTokens) {
+    const int most = int(std::max<int64_t>(kMostRows / tokens, 1));
+    const int64_t count = (layer.heads + most - 1) / most;
+    parallel_for(count, limit, [&](int64_t i) {
+      some(int(i) * most, std::min(int(i + 1) * most, int(layer.heads)), 0, tokens);
+    });
+  } else {
+    // Tasks own whole pages: tokens share bytes of planes of few bits.
+    const int64_t pieces = pages_of(tokens) + 1;
+    parallel_for(layer.heads * pieces, limit, [&](int64_t i) {
+      const int head = int(i / pieces);
+      const int64_t start = growth.start(head), page = start / kPageTokens + i % pieces;
+      const int64_t from = std::max(page * kPageTokens, start) - start;
+      const int64_t until = std::min((page + 1) * kPageTokens, start + tokens) - start;
+      if (from < until) some(head, head + 1, from, until);
+    });
+  }
+  if (no_memory.load()) return {Code::no_memory, "no memory for scratch"};
+  if (first_bad.load() != INT64_MAX) {
+    if (bad) *bad = first_bad.load();
+    return {Code::bad_shape, "a number is not finite, or too large for the codec"};
+  }
+  growth.commit();
+  return {};
+}
+
+Status KvSequence::append(int layer, int64_t tokens, const KvInput& k, const KvInput& v, int limit, int64_t* bad) {
+  try {
+    return grow(layer, tokens, limit, bad, [&](KvCoder& coder, int side, int begin, int end, int64_t from, int64_t until) {
+      const int64_t each = until - from, rows = each * (end - begin);
+      // In the order of tokens, so that the first of them is named.
+      for (int64_t token = from; token < until; ++token) {
+        for (int head = begin; head < end; ++head) {
+          const int64_t row = (head - begin) * each + token - from;
+          if (!coder.gather(side ? v : k, head, token, row)) return row;
+        }
+      }
+      coder.transform(rows);
+      return coder.encode(rows);
+    });
+  } catch (const std::bad_alloc&) {
+    return {Code::no_memory, "no memory for the pages of a sequence"};
+  }
+}
+
+Status KvSequence::write(int layer, int64_t tokens, const uint8_t* k, const uint8_t* v) {
+  const KvLayer& own = cache_->layers()[size_t(layer)];
+  const int64_t bytes[2] = {kv_row_bytes(own.info(0), own.dim), kv_row_bytes(own.info(1), own.value_dim)};
+  try {
+    return grow(layer, tokens, 0, nullptr, [&](KvCoder& coder, int side, int begin, int end, int64_t from, int64_t until) {
+      const int64_t each = until - from;
+      for (int64_t r = 0; r < each * (end - begin); ++r) {
+        const int64_t place = (from + r % each) * own.heads + begin + r / each;
+        coder.read((side ? v : k) + place * bytes[side], r);
+      }
+      const int64_t row = coder.first_refused(each * (end - begin));
+      if (row < 0) coder.decode(each * (end - begin));
+      return row;
+    });
+  } catch (const std::bad_alloc&) {
+    return {Code::no_memory, "no memory for the pages of a sequence"};
+  }
+}
+
+// As rows of a file, or as floats with all transforms taken back.
+Status KvSequence::read(int layer_index, int side, int head, int64_t first, int64_t tokens, uint8_t* bytes,
+                        float* floats) const {
+  const Kernels* kernels;
+  if (const Status s = current_kernels(kernels); !s.ok()) return s;
+  const KvLayer& layer = cache_->layers()[size_t(layer_index)];
+  const std::lock_guard lock(mutex_);
+  const HeadPages& own = pages(layer_index, head);
+  if (first < own.first * kPageTokens || tokens < 0 || first > own.length - tokens) {
+    return {Code::bad_shape, "there are not such tokens"};
+  }
+  KvCoder coder(*kernels, layer, side);
+  Carver needed;
+  coder.place(needed, kPageTokens);
+  void* memory = thread_scratch(needed.bytes());
+  if (!memory) return {Code::no_memory, "no memory for scratch"};
+  Carver carver(memory);
+  coder.place(carver, kPageTokens);
+  const int64_t row_bytes = kv_row_bytes(layer.info(side), layer.size(side));
+  for (int64_t token = first; token < first + tokens;) {
+    const int64_t page = token / kPageTokens, count = std::min((page + 1) * kPageTokens, first + tokens) - token;
+    const uint8_t* from = own.body[size_t(page - own.first)]->data + (side ? layer.side_bytes(0) : 0);
+    coder.take(from, int(token % kPageTokens), count);
+    if (bytes) {
+      coder.write(count, bytes);
+      bytes += count * row_bytes;
+    } else {
+      coder.decode(count);
+      coder.untransform(head, count);
+      for (int64_t r = 0; r < count; ++r, floats += layer.size(side)) {
+        memcpy(floats, coder.floats() + r * coder.width(), size_t(layer.size(side)) * 4);
+      }
+    }
+    token += count;
+  }
+  return {};
+}
+
+}  // namespace kvant

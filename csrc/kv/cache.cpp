@@ -1,0 +1,133 @@
+#include "kv/cache.h"
+
+#include <algorithm>
+#include <new>
+
+#include "isa/select.h"
+#include "runtime/carver.h"
+
+namespace kvant {
+namespace {
+
+int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+void drop_all(PagePool& pool, std::vector<Page*>& pages) {
+  for (Page* page : pages) pool.drop(page);
+  pages.clear();
+}
+
+void drop_front(PagePool& pool, std::vector<Page*>& pages, int64_t count) {
+  count = std::min(count, int64_t(pages.size()));
+  for (int64_t i = 0; i < count; ++i) pool.drop(pages[size_t(i)]);
+  pages.erase(pages.begin(), pages.begin() + count);
+}
+
+void drop_back(PagePool& pool, std::vector<Page*>& pages, int64_t kept) {
+  kept = std::max(kept, int64_t(0));
+  while (int64_t(pages.size()) > kept) {
+    pool.drop(pages.back());
+    pages.pop_back();
+  }
+}
+
+}  // namespace
+
+KvSequence::KvSequence(std::shared_ptr<KvCache> cache) : cache_(std::move(cache)) {
+  int64_t heads = 0;
+  for (const KvLayer& layer : cache_->layers()) {
+    first_.push_back(heads);
+    heads += layer.heads;
+  }
+  pages_.resize(size_t(heads));
+}
+
+KvSequence::~KvSequence() {
+  for (HeadPages& own : pages_) {
+    drop_all(cache_->pool(), own.body);
+    drop_all(cache_->pool(), own.exact);
+    drop_all(cache_->pool(), own.sinks);
+  }
+}
+
+int64_t KvSequence::length(int layer) const {
+  const std::lock_guard lock(mutex_);
+  return pages(layer, 0).length;
+}
+
+int64_t KvSequence::length() const {
+  const std::lock_guard lock(mutex_);
+  int64_t least = pages_[0].length;
+  for (const int64_t first : first_) least = std::min(least, pages_[size_t(first)].length);
+  return least;
+}
+
+// What no later token sees, even after a rollback.
+void KvSequence::let_go(const KvLayer& layer, HeadPages& own) {
+  PagePool& pool = cache_->pool();
+  if (layer.window != kNoWindow) {
+    // Attention merges chunks: a page counts from its own place, so any may go.
+    const int64_t first = std::max(own.length - layer.window - kRollback, int64_t(0)) / kPageTokens;
+    if (first > own.first) {
+      drop_front(pool, own.body, first - own.first);
+      own.first = first;
+    }
+  }
+  if (layer.tail > 0) {
+    const int64_t first = std::max(own.length - layer.tail - kRollback, int64_t(0)) / kPageTokens;
+    if (first > own.first_exact) {
+      drop_front(pool, own.exact, first - own.first_exact);
+      own.first_exact = first;
+    }
+  }
+}
+
+void KvSequence::cut(const KvLayer& layer, HeadPages& own, int64_t length) {
+  PagePool& pool = cache_->pool();
+  drop_back(pool, own.body, pages_of(length) - own.first);
+  if (layer.tail > 0) {
+    drop_back(pool, own.exact, pages_of(length) - own.first_exact);
+    // What was exact and is no more stays so: later tokens begin anew behind it.
+    if (own.exact.empty()) own.first_exact = pages_of(length);
+  }
+  drop_back(pool, own.sinks, std::min(pages_of(length), pages_of(layer.sink)));
+  own.length = length;
+}
+
+Status KvSequence::truncate(int64_t length) {
+  const std::lock_guard lock(mutex_);
+  const auto& layers = cache_->layers();
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const HeadPages& own = pages(int(l), 0);
+    if (length < 0 || length > own.length) return {Code::bad_shape, "there are not so many tokens"};
+    // The next token must find all it sees.
+    const int64_t seen = std::max(length + 1 - layers[l].window, int64_t(0));
+    if (layers[l].window != kNoWindow && seen < own.first * kPageTokens) {
+      return {Code::bad_shape, "a window has let go of tokens that would be seen again"};
+    }
+  }
+  for (size_t l = 0; l < layers.size(); ++l) {
+    for (int head = 0; head < layers[l].heads; ++head) cut(layers[l], pages(int(l), head), length);
+  }
+  return {};
+}
+
+Status KvSequence::fork(std::unique_ptr<KvSequence>& out) const {
+  const std::lock_guard lock(mutex_);
+  try {
+    auto copy = std::make_unique<KvSequence>(cache_);
+    std::vector<HeadPages> pages = pages_;
+    // From here on nothing fails: every page the copy names is held.
+    copy->pages_.swap(pages);
+    for (const HeadPages& own : copy->pages_) {
+      for (const auto* pages : {&own.body, &own.exact, &own.sinks}) {
+        for (Page* page : *pages) cache_->pool().hold(page);
+      }
+    }
+    out = std::move(copy);
+  } catch (const std::bad_alloc&) {
+    return {Code::no_memory, "no memory for a sequence"};
+  }
+  return {};
+}
+
+}  // namespace kvant

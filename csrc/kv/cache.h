@@ -1,0 +1,127 @@
+// Caches of keys and values: what layers are like, and sequences of pages that grow, are shared, cut and attended
+// over. Arguments are checked by the caller (capi) once.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/kernels.h"
+#include "kv/pages.h"
+
+namespace kvant {
+
+// Exact transforms of keys, or of values, before they are coded: (x - center) / equalize, then the Hadamard
+// transform of blocks with signs. Empty where there is none.
+struct KvTransform {
+  int32_t rotate = 0;                            // block, or 0
+  std::vector<float> signs;                      // [rotate]
+  std::vector<float> center, equalize, shrink;   // [heads][dim]; shrink = 1 / equalize
+};
+
+struct KvLayer {
+  int32_t heads, dim, value_dim;
+  KvCodec codec[2];  // of keys, of values
+  KvRule rule[2];
+  int64_t window;      // of keys a token sees; kNoWindow for all
+  int64_t sink, tail;  // of keys that are seen exactly
+  KvTransform transform[2];
+
+  bool quantized() const { return int(codec[0]) >= kFirstQuantized || int(codec[1]) >= kFirstQuantized; }
+  const KvCodecInfo& info(int side) const { return kKvCodecs.row[int(codec[side])]; }
+  int32_t size(int side) const { return side ? value_dim : dim; }
+  int64_t side_bytes(int side) const { return (kv_page_bytes(info(side), size(side), side) + 63) / 64 * 64; }
+  int64_t page_bytes() const { return side_bytes(0) + side_bytes(1); }
+  int64_t exact_offset() const { return (kv_page_bytes(kKvCodecs.row[int(KvCodec::f16)], dim, false) + 63) / 64 * 64; }
+  int64_t exact_bytes() const {
+    return exact_offset() + (kv_page_bytes(kKvCodecs.row[int(KvCodec::f16)], value_dim, true) + 63) / 64 * 64;
+  }
+};
+
+constexpr int64_t kNoWindow = int64_t(1) << 60;
+// Tokens that may be taken back and are still seen exactly, or in a window, as before.
+constexpr int64_t kRollback = 64;
+
+// The pages of one head of one layer, numbered by the tokens they hold.
+struct HeadPages {
+  int64_t length = 0;       // tokens
+  int64_t first = 0;        // page of body[0]
+  std::vector<Page*> body;
+  int64_t first_exact = 0;  // page of exact[0]
+  std::vector<Page*> exact, sinks;
+};
+
+// Floats [tokens][heads][dim] of some type, strides in elements.
+struct KvInput {
+  const void* x;
+  Float type;
+  int64_t token_stride, head_stride;
+};
+
+struct KvQuery {
+  const float* q;
+  int64_t token_stride, head_stride;
+  int64_t tokens;
+  int32_t heads;
+  float scale, cap;
+  bool causal, exact;
+  const float* sinks;  // one for each head, or null
+  float* out;          // [tokens][heads][value_dim]
+  float* lse;          // [tokens][heads], or null
+};
+
+class KvSequence;
+
+class KvCache {
+ public:
+  KvCache(std::vector<KvLayer> layers, int64_t budget) : layers_(std::move(layers)), pool_(budget) {}
+  const std::vector<KvLayer>& layers() const { return layers_; }
+  PagePool& pool() { return pool_; }
+
+ private:
+  const std::vector<KvLayer> layers_;
+  PagePool pool_;
+};
+
+// Keys and values of one sequence. Calls of several threads are served one after the other.
+class KvSequence {
+ public:
+  explicit KvSequence(std::shared_ptr<KvCache> cache);
+  ~KvSequence();
+  KvSequence(const KvSequence&) = delete;
+
+  const std::shared_ptr<KvCache>& cache() const { return cache_; }
+  // Tokens that all layers hold; that one holds.
+  int64_t length() const;
+  int64_t length(int layer) const;
+
+  // bad: token and head of the first number that cannot be stored, else -1.
+  Status append(int layer, int64_t tokens, const KvInput& k, const KvInput& v, int limit, int64_t* bad);
+  Status attend(int layer, const KvQuery& query, int limit) const;
+  Status truncate(int64_t length);
+  Status fork(std::unique_ptr<KvSequence>& out) const;
+
+  // Tokens first .. first + tokens - 1 of a head, as rows of a file or, where bytes is null, as floats with all
+  // transforms taken back; and tokens appended from such rows [tokens][heads].
+  Status read(int layer, int side, int head, int64_t first, int64_t tokens, uint8_t* bytes, float* floats) const;
+  Status write(int layer, int64_t tokens, const uint8_t* k, const uint8_t* v);
+
+ private:
+  class Growth;
+  friend class Attention;
+
+  template <class Fill>
+  Status grow(int layer, int64_t tokens, int limit, int64_t* bad, Fill&& fill);
+  HeadPages& pages(int layer, int head) { return pages_[size_t(first_[size_t(layer)] + head)]; }
+  const HeadPages& pages(int layer, int head) const { return pages_[size_t(first_[size_t(layer)] + head)]; }
+  void cut(const KvLayer& layer, HeadPages& pages, int64_t length);
+  void let_go(const KvLayer& layer, HeadPages& pages);
+
+  std::shared_ptr<KvCache> cache_;
+  std::vector<int64_t> first_;  // of a layer in pages_
+  std::vector<HeadPages> pages_;
+  mutable std::mutex mutex_;
+};
+
+}  // namespace kvant

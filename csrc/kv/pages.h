@@ -1,0 +1,60 @@
+// Pages of a cache: counted references, taken from slabs, all of them under one budget of bytes.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <vector>
+
+namespace kvant {
+
+struct PageSize;
+
+struct Page {
+  uint8_t* data;
+  PageSize* size;
+  std::atomic<int32_t> references;
+};
+
+// All pages of one size.
+struct PageSize {
+  struct Slab {
+    void* memory;
+    size_t bytes;
+    Page* pages;
+  };
+  int64_t bytes;
+  std::vector<Slab> slabs;
+  std::vector<Page*> free;
+  int64_t made = 0;
+};
+
+class PagePool {
+ public:
+  // budget: bytes of all pages in use; 0 for no bound.
+  explicit PagePool(int64_t budget) : budget_(budget) {}
+  ~PagePool();
+  PagePool(const PagePool&) = delete;
+
+  enum class Want { page, over_budget, no_memory };
+  // A page with one reference, its contents those of any page before: numbers that are finite.
+  Want take(int64_t bytes, Page*& page);
+  void hold(Page* page) { page->references.fetch_add(1, std::memory_order_relaxed); }
+  void drop(Page* page);
+
+  int64_t used() const { return used_.load(); }
+  int64_t reserved() const { return reserved_.load(); }
+  int64_t pages() const { return pages_.load(); }
+  int64_t budget() const { return budget_; }
+
+ private:
+  bool grow(PageSize& size);
+
+  const int64_t budget_;
+  std::mutex mutex_;
+  std::map<int64_t, PageSize> sizes_;
+  std::atomic<int64_t> used_{0}, reserved_{0}, pages_{0};
+};
+
+}  // namespace kvant

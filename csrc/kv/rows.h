@@ -1,0 +1,55 @@
+// Rows on their way into a cache: gathered, transformed, coded.
+#pragma once
+
+#include "kv/cache.h"
+#include "runtime/carver.h"
+
+namespace kvant {
+
+// Of one side of some heads and tokens, row after row in the order of heads and then tokens.
+class KvCoder {
+ public:
+  KvCoder(const Kernels& kernels, const KvLayer& layer, int side)
+      : kernels_(kernels), layer_(layer), side_(side), dim_(layer.size(side)), width_(kv_blocks(dim_) * kKvBlock) {}
+
+  void place(Carver& carver, int64_t rows);
+  // Floats of a token and head into row r, transformed. False if one is not finite.
+  bool gather(const KvInput& in, int head, int64_t token, int64_t r);
+  void transform(int64_t rows);
+  // Row of the first number too large to be stored, or -1.
+  int64_t encode(int64_t rows);
+  // A row of a file into row r.
+  void read(const uint8_t* bytes, int64_t r);
+  // The first row that cannot be stored, or -1.
+  int64_t first_refused(int64_t rows) const;
+  // Rows r .. into places of a page. False if one is too large for the type.
+  bool put(int64_t r, int64_t rows, uint8_t* side, int token) const;
+  bool put_exact(int64_t r, int64_t rows, uint8_t* side, int token) const;
+
+  void take(const uint8_t* side, int token, int64_t rows);
+  void write(int64_t rows, uint8_t* bytes) const;
+  // Floats of what was taken, as they were coded.
+  void decode(int64_t rows);
+  void untransform(int head, int64_t rows);
+
+  float* floats() { return x_; }
+  int32_t width() const { return width_; }
+
+ private:
+  bool quantized() const { return layer_.info(side_).quantized; }
+  const KvCodecKernels& codec() const { return kernels_.attend->codec[int(layer_.codec[side_])]; }
+  int blocks() const { return width_ / kKvBlock; }
+  KvRows from(int64_t r) const {
+    return {rows_.codes + r * width_, rows_.scales + r * blocks(), rows_.mins + r * blocks()};
+  }
+
+  const Kernels& kernels_;
+  const KvLayer& layer_;
+  const int side_;
+  const int32_t dim_, width_;
+  float* x_ = nullptr;
+  KvRows rows_ = {};
+  uint8_t* bytes_ = nullptr;
+};
+
+}  // namespace kvant
