@@ -12,12 +12,11 @@
 // shows nowhere who computed which. A score of -inf has no weight; one that is NaN or +inf makes the row NaN.
 #pragma once
 
+#include "kernels/attend_states.h"
 #include "kernels/kv_floats.h"
 #include "kernels/kv_product.h"
 
 namespace kvant {
-
-constexpr float kMinusInfinity = -__builtin_inff();
 
 // The tile of sums of floats in registers: rows, and sixteens of keys or of a value.
 template <class V>
@@ -31,18 +30,6 @@ KVANT_INLINE Sixteen<V> load16(const T* x) {
   Sixteen<V> all;
   each_piece<V>([&](int p, int first) { all.v[p] = load_float<V>(x + first); });
   return all;
-}
-
-template <class V>
-KVANT_INLINE float first_lane(typename V::F x) {
-  alignas(64) float lanes[V::kLanes];
-  V::store(lanes, x);
-  return lanes[0];
-}
-
-template <class V>
-KVANT_INLINE float exp_of(float x) {
-  return first_lane<V>(exp_nonpositive<V>(V::splat(x)));
 }
 
 // scores[r][j] of kRows rows and the keys of a page.
@@ -368,52 +355,6 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
       step.run(row, job.rows - row < group ? job.rows - row : group, weights);
     }
   }
-}
-
-// With m the larger of both: S = S exp(M - m) + S' exp(M' - m), R = fma(R', exp(M' - m), R exp(M - m)).
-template <class V>
-void merge_states(float* states, const float* more, int rows, int value_dim) noexcept {
-  const int size = state_size(value_dim);
-  for (int r = 0; r < rows; ++r, states += size, more += size) {
-    if (more[0] == kMinusInfinity && more[1] == 0.0f) continue;
-    if (states[0] == kMinusInfinity && states[1] == 0.0f) {
-      memcpy(states, more, size_t(size) * 4);
-      continue;
-    }
-    const float max = states[0] > more[0] ? states[0] : more[0];
-    const float a = exp_of<V>(states[0] - max), b = exp_of<V>(more[0] - max);
-    states[0] = max;
-    states[1] = states[1] * a + more[1] * b;
-    for (int i = kStateHead; i < size; i += V::kLanes) {
-      V::store(states + i, V::fma(V::load(more + i), V::splat(b), V::load(states + i) * V::splat(a)));
-    }
-  }
-}
-
-// R * (1 / S); zeros where no key was seen.
-template <class V>
-void finish_state(const float* state, const float* sink, int dim, float* out, float* lse) noexcept {
-  if (state[0] == kMinusInfinity && state[1] == 0.0f) {
-    memset(out, 0, size_t(dim) * 4);
-    if (lse) *lse = sink ? *sink : kMinusInfinity;
-    return;
-  }
-  float sum = state[1], factor = 1.0f, max = state[0];
-  if (sink) {
-    max = state[0] > *sink ? state[0] : *sink;
-    factor = exp_of<V>(state[0] - max);
-    sum = sum * factor + exp_of<V>(*sink - max);
-  }
-  if (lse) *lse = sum == sum && max == max ? float(double(max) + log64(double(sum))) : float_of(0x7fc00000u);
-  const auto a = V::splat(factor), share = V::splat(1.0f) / V::splat(sum);
-  int i = 0;
-  for (; i + V::kLanes <= dim; i += V::kLanes) {
-    V::store(out + i, canonical<V>(V::load(state + kStateHead + i) * a * share));
-  }
-  if (i >= dim) return;
-  alignas(64) float last[V::kLanes];
-  V::store(last, canonical<V>(V::load(state + kStateHead + i) * a * share));
-  memcpy(out + i, last, size_t(dim - i) * 4);
 }
 
 }  // namespace kvant

@@ -213,8 +213,8 @@ constexpr int kStateHead = 16;
 constexpr int32_t state_size(int32_t value_dim) { return kStateHead + (value_dim + 31) / 32 * 32; }
 
 struct KvCodecKernels {
-  // Codes of rows [rows][32 * blocks] filled up with zeros, of codebooks; false if a scale is not finite.
-  bool (*encode)(const float* x, int rows, int dim, KvRule rule, const KvRows& out) noexcept;
+  // Codes of rows [rows][32 * blocks] filled up with zeros, of codebooks; a row that is too large gets an infinite scale.
+  void (*encode)(const float* x, int rows, int dim, KvRule rule, const KvRows& out) noexcept;
   // From and to the rows of a file.
   void (*read)(const uint8_t* bytes, int rows, int blocks, const KvRows& out) noexcept;
   void (*write)(const KvRows& rows, int count, int blocks, uint8_t* bytes) noexcept;

@@ -31,7 +31,7 @@ KVANT_INLINE float root(float x) {
 }
 
 template <class V, class C>
-bool encode_codebook(const float* x, int rows, int dim, KvRule rule, const KvRows& out) noexcept {
+void encode_codebook(const float* x, int rows, int dim, KvRule rule, const KvRows& out) noexcept {
   const int blocks = kv_blocks(dim), width = blocks * kKvBlock;
   constexpr int kSteps = (1 << C::kBits) - 1;
   const float least = float(C::kTable[kSteps / 2 + 1]);  // what the zeros behind a row become
@@ -63,10 +63,8 @@ bool encode_codebook(const float* x, int rows, int dim, KvRule rule, const KvRow
                         : rule == KvRule::unbiased ? squares / along
                                                     : along / size;
     const uint16_t half = f32_to_f16(scale);
-    if ((half & 0x7c00) == 0x7c00) return false;
-    out.scales[r * blocks] = half;
+    out.scales[r * blocks] = squares <= 3.40282347e+38f ? half : 0x7c00;
   }
-  return true;
 }
 
 }  // namespace kvant

@@ -266,6 +266,13 @@ constexpr bool kValuesLie = C::kBits == 8;
 template <class C>
 constexpr bool kSignedScale = !C::kHasMin && !C::kRowScale && C::kBits != 8;
 
+// What is taken off the codes of values. Those with a minimum are centered, so that what rounded weights lack is not
+// all of one sign; the minimum grows by as many scales.
+template <class C>
+constexpr int value_offset() {
+  return C::kHasMin ? 1 << (C::kBits - 1) : C::kOffset;
+}
+
 template <class C>
 struct KvValueTable {
   alignas(16) uint8_t of[16];
@@ -314,8 +321,8 @@ void expand_values(const uint8_t* side, int blocks, const uint8_t* next, uint8_t
         each_step<V, C>(side, lane, [&](int s, typename V::I code) KVANT_LAMBDA {
           if constexpr (C::kTable != nullptr) {
             code = V::lookup_bytes(reinterpret_cast<const uint8_t*>(C::kTable), code);
-          } else if constexpr (C::kOffset != 0) {
-            code = V::sub_bytes(code, splat_bytes<V>(C::kOffset));
+          } else {
+            code = V::sub_bytes(code, splat_bytes<V>(value_offset<C>()));
           }
           if constexpr (kSignedScale<C>) {
             const auto flip = V::splat_i(int32_t(load_u32(negative + 4 * (s % 4))));

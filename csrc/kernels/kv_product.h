@@ -4,7 +4,8 @@
 // with minima t = fma(min, sum of q, t), score = fma(d, t, score). Then (score + bias) * scale of the softmax.
 //
 // Weights p of a page, with a block's scales s of values: w_j = p_j |s_j| become u_j = w_j * (255 / max w) rounded,
-// and sums += (sum of u_j * code_j) * (max w / 255); minima come after, as one sum of p_j * min_j.
+// and sums += (sum of u_j * code_j) * (max w / 255). Where there are minima codes are taken from the middle of their
+// range, and the values there come after, as one sum of p_j * (min_j + middle * s_j).
 #pragma once
 
 #include "kernels/activations.h"
@@ -122,7 +123,9 @@ KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, 
       Sixteen<V> sum = splat16<V>(0.0f);
       for (int j = 0; j < kPageTokens; j += 16) {
         each_piece<V>([&](int l, int at) KVANT_LAMBDA {
-          sum.v[l] = sum.v[l] + V::load(p + i / blocks * kPageTokens + j + at) * V::load_f16(scales.min(i % blocks, j + at));
+          const F middle = V::load_f16(scales.scale(i % blocks, j + at)) * V::splat(float(value_offset<C>())) +
+                           V::load_f16(scales.min(i % blocks, j + at));
+          sum.v[l] = sum.v[l] + V::load(p + i / blocks * kPageTokens + j + at) * middle;
         });
       }
       weights.min[i] = sum16<V>(sum);

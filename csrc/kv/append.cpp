@@ -122,14 +122,15 @@ class KvSequence::Growth {
   }
 
   void commit(Run& run, std::vector<Page*>& pages, int64_t first) {
+    int64_t at = run.first - first + (run.there ? 1 : 0);
     for (Page* page : run.taken) {
-      if (const int64_t at = run.first - first; at < int64_t(pages.size())) {
+      if (at < int64_t(pages.size())) {
         pool_.drop(pages[size_t(at)]);
         pages[size_t(at)] = page;
       } else {
         pages.push_back(page);
       }
-      ++run.first;
+      ++at;
     }
     run.taken.clear();
   }
@@ -183,7 +184,8 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
             const int64_t exact_offset = side ? layer.exact_offset() : 0;
             bool fits = coder.put(r, n, growth.body(head, page) + (side ? layer.side_bytes(0) : 0), place);
             if (exact) fits = coder.put_exact(r, n, exact + exact_offset, place) && fits;
-            if (sink) fits = coder.put_exact(r, n, sink + exact_offset, place) && fits;
+            const int64_t sinks = std::min(layer.sink - (at + r - first), n);
+            if (sink && sinks > 0) fits = coder.put_exact(r, sinks, sink + exact_offset, place) && fits;
             return fits;
           };
           if (!put(first, count)) {

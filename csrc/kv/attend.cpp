@@ -48,7 +48,7 @@ class Attention {
     int64_t most = 0;
     for (int head = 0; head < layer_.heads; ++head) {
       const HeadPages& own = sequence_.pages(index_, head);
-      if (own.length < query_.tokens) return {Code::bad_shape, "there are fewer keys than queries"};
+      if (query_.causal && own.length < query_.tokens) return {Code::bad_shape, "there are fewer keys than queries"};
       if (first_key(head, 0) < own.first * kPageTokens) {
         return {Code::bad_shape, "the window has let go of keys that these queries see"};
       }

@@ -7,9 +7,18 @@ those of llama.cpp, and the same on every processor and for any number of thread
 from __future__ import annotations
 
 from kvant import _core, environment, isa
-from kvant.errors import Error, FormatError, GGUFError, IsaError, ModelError, ShapeError
+from kvant.errors import (
+    CacheFullError,
+    Error,
+    FormatError,
+    GGUFError,
+    IsaError,
+    ModelError,
+    ShapeError,
+)
 from kvant.experts import matmul_experts, route
 from kvant.formats import FormatInfo, format_info, formats
+from kvant.kv import KVCache, KVPolicy, KVSide, attention, merge_lse
 from kvant.networks import ffn, moe_ffn
 from kvant.ops import activation_mul, embedding, rms_norm, rope, silu_mul, softmax
 from kvant.packed import PackedTensor
@@ -19,17 +28,22 @@ from kvant.quant import QuantError, quant_error, quantize, validate
 from kvant.transforms import hadamard
 
 __all__ = [
+    "CacheFullError",
     "Error",
     "FormatError",
     "FormatInfo",
     "GGUFError",
     "IsaError",
+    "KVCache",
+    "KVPolicy",
+    "KVSide",
     "ModelError",
     "PackedTensor",
     "QTensor",
     "QuantError",
     "ShapeError",
     "activation_mul",
+    "attention",
     "embedding",
     "ffn",
     "format_info",
@@ -40,6 +54,7 @@ __all__ = [
     "matmul",
     "matmul_experts",
     "matmul_many",
+    "merge_lse",
     "moe_ffn",
     "quant_error",
     "quantize",

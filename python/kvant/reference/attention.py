@@ -288,7 +288,8 @@ def _merge(one: State, two: State) -> State:
 def finish(state: State, sink: F32 | None) -> tuple[F32, F32]:
     """Weighted means [rows, E], and the logarithm of the sum of all weights [rows].
 
-    Rows that saw nothing have zeros and -inf; `sink` f32 [rows] is one more score, without a value.
+    `sink` f32 [rows] is one more score, without a value. Rows that saw nothing have zeros, and the
+    sink's score or -inf. No zero is negative.
 
     Examples
     --------
@@ -305,7 +306,8 @@ def finish(state: State, sink: F32 | None) -> tuple[F32, F32]:
             factor = exp(largest - top)
             largest, total = top, total * factor + exp(sink - top)
             mixed = mixed * factor[:, None]
-        out = canonical(mixed * (np.float32(1) / total)[:, None])
+        out = canonical(mixed * (np.float32(1) / total)[:, None] + np.float32(0))
         lse = f32(largest.astype(np.float64) + np.array([_log64(float(x)) for x in total]))
     zero = np.where(empty[:, None], np.float32(0), out)
-    return f32(zero), canonical(f32(np.where(empty, _MINUS_INFINITY, lse)))
+    nothing = _MINUS_INFINITY if sink is None else sink
+    return f32(zero), canonical(f32(np.where(empty, nothing, lse)))

@@ -1,0 +1,241 @@
+"""One sequence of a cache: tokens appended, attended over, shared and taken back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvant import _core
+from kvant.arrays import FLOAT_TYPES, bits, checked_out, empty, f32_array, f32_vector, float_type
+from kvant.errors import ShapeError
+
+if TYPE_CHECKING:
+    from kvant.kv.cache import KVCache
+
+__all__ = ["KVSequence"]
+
+Array = NDArray[np.float32]
+_F32 = np.dtype(np.float32)
+
+
+class KVSequence:
+    """Keys and values of one sequence; made by `KVCache.sequence`.
+
+    Results depend on the tokens that were appended and on the queries only: not on how many were
+    appended at a time, on threads, on other sequences or on the processor.
+    """
+
+    def __init__(self, cache: KVCache, core: _core.KvSequence) -> None:
+        self.cache = cache
+        self._core = core
+
+    @property
+    def length(self) -> int:
+        """Tokens that every layer holds."""
+        return self._core.length(-1)
+
+    def layer_length(self, layer: int) -> int:
+        """Tokens that one layer holds; more than `length` while layers are appended in turn."""
+        return self._core.length(self.cache.place(layer))
+
+    def append(self, layer: int, k: Any, v: Any, *, threads: int | None = None) -> None:
+        """Add keys and values of the next tokens to a layer.
+
+        Parameters
+        ----------
+        layer
+            Which one; it has keys of its own.
+        k, v
+            f32, f16 or bf16 [T, kv_heads, head_dim] and [T, kv_heads, value_dim].
+        threads
+            At most this many; the set number by default.
+
+        Raises
+        ------
+        ShapeError
+            A shape does not fit, or a number is NaN, infinite or too large for its codec.
+        CacheFullError
+            The budget has no room. The sequence is then as it was, as after all errors.
+        """
+        cache = self.cache
+        place, shape = cache.place(layer), cache.shapes[layer]
+        if cache.owners[layer] != layer:
+            raise ShapeError(
+                f"[append] expected a layer with keys of its own, got {layer}, which shares those "
+                f"of {cache.owners[layer]}"
+            )
+        k, k_type = _heads("append", "keys", k, shape.kv_heads, shape.head_dim)
+        v, v_type = _heads("append", "values", v, shape.kv_heads, shape.value_dim)
+        if len(v) != len(k):
+            raise ShapeError(f"[append] expected {len(k)} values as of keys, got {len(v)}")
+        bad = self._core.append(place, k, k_type, v, v_type, threads or 0)
+        if bad >= 0:
+            token, head = divmod(bad, shape.kv_heads)
+            codecs = "/".join(side.codec for side in cache.sides[layer])
+            raise ShapeError(
+                f"[append] expected finite numbers in reach of {codecs}, got one that is not at "
+                f"position {self.layer_length(layer) + token} (token {token}, head {head})"
+            )
+
+    def attend(
+        self,
+        layer: int,
+        q: Any,
+        scale: float | None = None,
+        causal: bool = True,
+        lse: bool = False,
+        out: Array | None = None,
+        *,
+        softcap: float = 0.0,
+        sinks: Array | None = None,
+        exact: bool = False,
+        threads: int | None = None,
+    ) -> Any:
+        """Attention of the last tokens of a layer over its keys.
+
+        Parameters
+        ----------
+        layer
+            Which one.
+        q
+            f32 [T, heads, head_dim] of the last T tokens; query head h reads key head
+            h * kv_heads // heads.
+        scale
+            Of the scores; head_dim ** -0.5 by default.
+        causal
+            A token sees keys up to its own, else all.
+        lse
+            Return the logarithm of the sum of all exp(score), too.
+        out
+            f32 [T, heads, value_dim], C-contiguous, to write to.
+        softcap
+            Scores become cap * tanh(score / cap); 0 for none.
+        sinks
+            f32 [heads], for each head the score of a key without a value.
+        exact
+            Decode keys and values and multiply floats, instead of eight-bit integers.
+        threads
+            At most this many; the set number by default.
+
+        Returns
+        -------
+        ndarray or (ndarray, ndarray)
+            f32 [T, heads, value_dim], and with `lse` f32 [T, heads].
+
+        Raises
+        ------
+        ShapeError
+            A shape does not fit, or a window has let go of keys that the queries see.
+        """
+        place, shape = self.cache.place(layer), self.cache.shapes[layer]
+        q = f32_array("attend", "q", q)
+        if q.ndim != 3 or not q.shape[1] or q.shape[1] % shape.kv_heads or q.shape[2] != shape.head_dim:
+            raise ShapeError(
+                f"[attend] expected q [T, a multiple of {shape.kv_heads}, {shape.head_dim}], "
+                f"got {q.shape}"
+            )
+        if not causal and shape.window is not None:
+            raise ShapeError("[attend] expected causal attention in a layer with a window")
+        if sinks is not None:
+            sinks = f32_vector("attend", "sinks", sinks, q.shape[1])
+        wanted = (*q.shape[:2], shape.value_dim)
+        if out is None:
+            out = empty(wanted, _F32)
+        else:
+            checked_out("attend", out, wanted, _F32)
+        sums = np.empty(q.shape[:2], np.float32) if lse else None
+        factor = shape.head_dim**-0.5 if scale is None else scale
+        self._core.attend(
+            place, q, factor, softcap, causal, exact, sinks, out, sums, threads or 0
+        )
+        return out if sums is None else (out, sums)
+
+    def fork(self) -> KVSequence:
+        """A sequence with the same tokens, sharing all pages until one of the two writes."""
+        return KVSequence(self.cache, self._core.fork())
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from `length` on, in every layer.
+
+        The last 64 tokens can always be taken back as if they had never been. Before them, tokens
+        that were exact (the policy's tail) are seen as they are coded.
+
+        Raises
+        ------
+        ShapeError
+            There are not so many, or a window has let go of tokens that would be seen again.
+        """
+        self._core.truncate(length)
+
+    def keys(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
+        """Keys of one head as they are stored, decoded, transforms taken back: f32 [T, head_dim]."""
+        return self._decode(layer, 0, head, start, stop)
+
+    def values(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
+        """Values of one head as they are stored, decoded: f32 [T, value_dim]."""
+        return self._decode(layer, 1, head, start, stop)
+
+    def to_ggml(self, layer: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Rows of all keys and values as they are stored: uint8 [T, kv_heads, row bytes] each.
+
+        Blocks are those of ggml where the codec is one of its formats, made of transformed rows.
+        """
+        place, shape = self.cache.place(layer), self.cache.shapes[layer]
+        first, length = 0, self.layer_length(layer)
+        rows = []
+        for side, dim in enumerate((shape.head_dim, shape.value_dim)):
+            codec = _number(self.cache, layer, side)
+            out = np.empty((shape.kv_heads, length, _core.kv_row_bytes(codec, dim)), np.uint8)
+            for head in range(shape.kv_heads):
+                self._core.read(place, side, head, first, out[head])
+            rows.append(np.ascontiguousarray(out.swapaxes(0, 1)))
+        return rows[0], rows[1]
+
+    def from_ggml(self, layer: int, k: NDArray[np.uint8], v: NDArray[np.uint8]) -> None:
+        """Append rows as `to_ggml` gives them.
+
+        Raises
+        ------
+        ShapeError
+            A shape does not fit, or a scale is not a number that the codec makes.
+        CacheFullError
+            The budget has no room.
+        """
+        place, shape = self.cache.place(layer), self.cache.shapes[layer]
+        for name, side, rows, dim in (("k", 0, k, shape.head_dim), ("v", 1, v, shape.value_dim)):
+            wanted = (len(k), shape.kv_heads, _core.kv_row_bytes(_number(self.cache, layer, side), dim))
+            if rows.dtype != np.uint8 or rows.shape != wanted:
+                raise ShapeError(
+                    f"[from_ggml] expected {name} uint8 {wanted}, got {rows.dtype} {rows.shape}"
+                )
+        self._core.write(place, np.ascontiguousarray(k), np.ascontiguousarray(v))
+
+    def _decode(self, layer: int, side: int, head: int, start: int, stop: int | None) -> Array:
+        place, shape = self.cache.place(layer), self.cache.shapes[layer]
+        if not 0 <= head < shape.kv_heads:
+            raise ShapeError(f"[keys] expected a head below {shape.kv_heads}, got {head}")
+        start, stop, _ = slice(start, stop).indices(self.layer_length(layer))
+        dim = shape.value_dim if side else shape.head_dim
+        out = np.empty((max(stop - start, 0), dim), np.float32)
+        self._core.decode(place, side, head, start, out)
+        return out
+
+
+def _number(cache: KVCache, layer: int, side: int) -> int:
+    from kvant.kv.codecs import codec_number
+
+    return codec_number(cache.sides[layer][side].codec)
+
+
+def _heads(function: str, name: str, x: Any, heads: int, dim: int) -> tuple[NDArray[Any], int]:
+    array = np.asarray(x)
+    kind = float_type(array.dtype)
+    if kind is None:
+        raise ShapeError(f"[{function}] expected {name} f32, f16 or bf16, got {array.dtype}")
+    if array.ndim != 3 or array.shape[1:] != (heads, dim):
+        raise ShapeError(f"[{function}] expected {name} [T, {heads}, {dim}], got {array.shape}")
+    if array.strides[2] != array.itemsize or any(s % array.itemsize for s in array.strides) or not array.flags.aligned:
+        array = np.ascontiguousarray(array)
+    return bits(array), FLOAT_TYPES.index(kind)
