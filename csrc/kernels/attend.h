@@ -163,9 +163,9 @@ struct Seen {
 
 KVANT_INLINE int in_page(int64_t place) { return int(place < 0 ? 0 : place < kPageTokens ? place : kPageTokens); }
 
-KVANT_INLINE Seen seen_of(const AttendJob& job, int row, int64_t page) {
-  const int64_t at = page * kPageTokens, own = job.position + (job.first + row) / job.group;
-  const int64_t end = job.causal ? own + 1 : job.keys;
+// end: of the keys that a row sees.
+KVANT_INLINE Seen seen_of(const AttendJob& job, int64_t end, int64_t page) {
+  const int64_t at = page * kPageTokens;
   Seen seen = {in_page(end - job.window - at), in_page(end - at), 0, kPageTokens};
   if (job.sink > 0) seen.low = in_page(job.sink - at);
   if (job.tail > 0 && page >= job.first_exact) seen.high = in_page(end - job.tail - at);
@@ -208,6 +208,8 @@ KVANT_INLINE void of_floats(int codec, const uint8_t* side, Body&& body) {
   else body(reinterpret_cast<const Brains*>(side));
 }
 
+KVANT_INLINE int64_t pieces_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
 // One page of a chunk, for all rows of a job that see any of it.
 template <class V>
 struct PageStep {
@@ -221,6 +223,8 @@ struct PageStep {
   const uint8_t *exact, *sink;       // pages of halves, or null
   float* states;
   int64_t stride;
+  const int64_t* ends;               // of the keys that each row sees
+  NextPage* next;
 
   KVANT_MEMBER bool quantized_keys() const { return job.k_codec >= kFirstQuantized; }
   KVANT_MEMBER bool quantized_values() const { return job.v_codec >= kFirstQuantized; }
@@ -231,13 +235,13 @@ struct PageStep {
     Seen seen[kMost];
     bool exactly = false, any = false;
     for (int r = 0; r < rows; ++r) {
-      seen[r] = seen_of(job, row + r, page);
+      seen[r] = seen_of(job, ends[row + r], page);
       any = any || !seen[r].none();
       exactly = exactly || (!seen[r].none() && seen[r].exact());
     }
     if (!any) return;
     if (quantized_keys()) {
-      keys.score(job, key_codes, k, row, rows, weights);
+      keys.score(job, key_codes, k, row, rows, weights, *next);
     } else {
       of_floats(job.k_codec, k, [&](const auto* floats) KVANT_LAMBDA { score_some(floats, row, rows, weights); });
     }
@@ -259,14 +263,14 @@ struct PageStep {
         mix_floats<V>(floats, kv_width(job.value_dim), ranges, rows, weights, sums, stride);
       });
     } else if (!exactly) {
-      values.mix(value_codes, v, job.value_dim, rows, weights, sums, stride);
+      values.mix(value_codes, v, job.value_dim, rows, weights, sums, stride, *next);
     } else {
       memcpy(other, weights, size_t(4 * kPageTokens) * rows);
       for (int r = 0; r < rows; ++r) {
         memset(other + r * kPageTokens, 0, size_t(4 * seen[r].low));
         memset(other + r * kPageTokens + seen[r].high, 0, size_t(4 * (kPageTokens - seen[r].high)));
       }
-      values.mix(value_codes, v, job.value_dim, rows, other, sums, stride);
+      values.mix(value_codes, v, job.value_dim, rows, other, sums, stride, *next);
     }
     if (exactly) exact_values(rows, seen, weights, sums);
   }
@@ -332,21 +336,34 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
   uint8_t *key_codes = scratch, *value_codes = key_codes + kPageTokens * kKvBlock * k_blocks;
   auto* weights = reinterpret_cast<float*>(value_codes + kPageTokens * kKvBlock * v_blocks);
   const int64_t last = job.first_page + job.pages;
+  int64_t ends[kMostTaskRows];
+  for (int64_t r = 0, token = job.first / job.group, left = job.first % job.group; r < job.rows; ++r) {
+    ends[r] = job.causal ? job.position + token + 1 : job.keys;
+    if (++left == job.group) left = 0, ++token;
+  }
+  const int64_t steps = pieces_of(job.rows, group) * (2 * k_blocks + 5 * v_blocks);
+  const int64_t page_lines = (job.v_offset + kv_page_bytes(kKvCodecs.row[job.v_codec], job.value_dim, true)) / 64;
   for (int64_t page = chunk * kChunkPages; page < (chunk + 1) * kChunkPages && page < last; ++page) {
     // Later tokens see later keys: the rows that see any of a page follow each other.
     int from = 0, to = job.rows;
-    while (from < to && seen_of(job, from, page).none()) ++from;
-    while (from < to && seen_of(job, to - 1, page).none()) --to;
+    while (from < to && seen_of(job, ends[from], page).none()) ++from;
+    while (from < to && seen_of(job, ends[to - 1], page).none()) --to;
     if (from == to || page < job.first_page) continue;
     const uint8_t* body = job.body[page - job.first_page];
-    const uint8_t* next = page + 1 < last ? job.body[page + 1 - job.first_page] : body;
-    PageStep<V> step = {job, keys, values, page, body, body + job.v_offset, nullptr, nullptr, nullptr, nullptr, states, stride};
+    NextPage next = {};
+    if (page + 1 < last) {
+      next.at = job.body[page + 1 - job.first_page];
+      next.end = next.at + 64 * page_lines;
+      next.step = 64 * int32_t(pieces_of(page_lines, steps));
+    }
+    PageStep<V> step = {job,     keys,    values,  page,   body,   body + job.v_offset, nullptr, nullptr,
+                        nullptr, nullptr, states, stride, ends,   &next};
     if (step.quantized_keys() && keys.expand[0]) {
-      keys.expand[0](step.k, k_blocks, next, key_codes);
+      keys.expand[0](step.k, k_blocks, key_codes);
       step.key_codes = key_codes;
     }
     if (step.quantized_values() && values.expand[1]) {
-      values.expand[1](step.v, v_blocks, next + job.v_offset, value_codes);
+      values.expand[1](step.v, v_blocks, value_codes);
       step.value_codes = value_codes;
     }
     if (page * kPageTokens < job.sink) step.sink = job.sinks[page];

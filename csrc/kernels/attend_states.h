@@ -2,6 +2,7 @@
 // the sum of weights, then the sums of weighted values.
 #pragma once
 
+#include "kernels/attend_kernels.h"
 #include "kernels/math.h"
 
 namespace kvant {

@@ -1,8 +1,7 @@
 // Pages of floats: keys [dim][token], values [token][width], the width that of whole vectors.
 #pragma once
 
-#include "formats/kv.h"
-#include "kernels/kernels.h"
+#include "kernels/attend_kernels.h"
 
 namespace kvant {
 

@@ -10,8 +10,7 @@
 // lie the scales as halves, [block][token], or [token] where a row has one, and then the minima.
 #pragma once
 
-#include "formats/kv.h"
-#include "kernels/kernels.h"
+#include "kernels/attend_kernels.h"
 
 namespace kvant {
 
@@ -284,10 +283,9 @@ struct KvValueTable {
 };
 
 template <class V, class C>
-void expand_keys(const uint8_t* side, int blocks, const uint8_t* next, uint8_t* out) noexcept {
+void expand_keys(const uint8_t* side, int blocks, uint8_t* out) noexcept {
   constexpr int kBytes = KvPlanes<C>::kBytes;
-  for (int i = 0; i < kTiles * blocks; ++i, side += kBytes, next += kBytes, out += kBlockCodes) {
-    for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(next + line);
+  for (int i = 0; i < kTiles * blocks; ++i, side += kBytes, out += kBlockCodes) {
     for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {
       each_step<V, C>(side, lane, [&](int s, typename V::I code) KVANT_LAMBDA {
         if constexpr (C::kTable != nullptr) {
@@ -304,12 +302,11 @@ void expand_keys(const uint8_t* side, int blocks, const uint8_t* next, uint8_t* 
 
 // Values of codes, signed bytes, negated where the scale is negative.
 template <class V, class C>
-void expand_values(const uint8_t* side, int blocks, const uint8_t* next, uint8_t* out) noexcept {
+void expand_values(const uint8_t* side, int blocks, uint8_t* out) noexcept {
   constexpr int kBytes = KvPlanes<C>::kBytes;
   const KvScales<C> scales(side, blocks);
   for (int tile = 0; tile < kTiles; ++tile) {
-    for (int b = 0; b < blocks; ++b, side += kBytes, next += kBytes, out += kBlockCodes) {
-      for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(next + line);
+    for (int b = 0; b < blocks; ++b, side += kBytes, out += kBlockCodes) {
       alignas(16) uint8_t negative[kTileTokens];
       if constexpr (kSignedScale<C>) {
         for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {

@@ -15,6 +15,13 @@
 
 namespace kvant {
 
+// The next lines of a page that will be wanted.
+KVANT_INLINE void ask(NextPage& next) {
+  const uint8_t* end = next.at + next.step;
+  if (end > next.end) return;
+  for (; next.at < end; next.at += 64) __builtin_prefetch(next.at);
+}
+
 // Tiles of keys that are multiplied with so many rows at once.
 template <class V>
 constexpr int score_tiles(int rows) {
@@ -22,7 +29,8 @@ constexpr int score_tiles(int rows) {
 }
 
 template <class V, class C, int kRows>
-KVANT_INLINE void score_rows(const AttendJob& job, const uint8_t* codes, const uint8_t* side, int row, float* scores) {
+KVANT_INLINE void score_rows(const AttendJob& job, const uint8_t* codes, const uint8_t* side, int row, float* scores,
+                             NextPage& next) {
   using F = typename V::F;
   using I = typename V::I;
   constexpr int kT = score_tiles<V>(kRows), kRecord = kRows * record_bytes(1, C::kHasMin);
@@ -39,6 +47,7 @@ KVANT_INLINE void score_rows(const AttendJob& job, const uint8_t* codes, const u
       }
       const uint8_t *record = records, *block = codes + tile * stride + 4 * lane;
       for (int b = 0; b < blocks; ++b, record += kRecord, block += kBlockCodes) {
+        ask(next);
         const auto* d = reinterpret_cast<const float*>(record + 32 * kRows);
         const auto* start = reinterpret_cast<const int32_t*>(d + kRows);
         const auto* qsum = reinterpret_cast<const float*>(start + kRows);
@@ -70,45 +79,56 @@ KVANT_INLINE void score_rows(const AttendJob& job, const uint8_t* codes, const u
 
 // codes: null where the page's own serve.
 template <class V, class C>
-void score_codes(const AttendJob& job, const uint8_t* codes, const uint8_t* side, int row, int rows,
-                 float* scores) noexcept {
+void score_codes(const AttendJob& job, const uint8_t* codes, const uint8_t* side, int row, int rows, float* scores,
+                 NextPage& next) noexcept {
   of_count<V::kMaxColumns[0]>(rows, [&](auto n) KVANT_LAMBDA {
-    score_rows<V, C, decltype(n)::value>(job, codes ? codes : side, side, row, scores);
+    score_rows<V, C, decltype(n)::value>(job, codes ? codes : side, side, row, scores, next);
   });
 }
 
 // Rows whose weighted values are summed at once.
 template <class V>
-constexpr int kMixRows = V::kLanes == 1 ? 1 : V::Native::kParts == 1 ? 6 : 2;
+constexpr int kMixRows = V::kLanes == 1 ? 1 : V::Native::kParts == 1 ? 4 : 2;
 constexpr int kMostMixRows = 8;
 
 // Weights in eight bits, of every row and block, and what one of them is worth.
 struct ByteWeights {
   alignas(64) uint8_t of[kMostMixRows * kMostKvBlocks][kPageTokens];
+  alignas(64) float most[kMostMixRows * kMostKvBlocks][16];
   alignas(64) float unit[kMostMixRows * kMostKvBlocks + 16];
   alignas(64) float factor[kMostMixRows * kMostKvBlocks + 16];
   float min[kMostMixRows * kMostKvBlocks];
 };
 
 template <class V, class C>
-KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, int rows, ByteWeights& weights) {
+KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, int rows, ByteWeights& weights,
+                               NextPage& next) {
   using F = typename V::F;
-  constexpr int kLanes = V::kLanes;
+  constexpr int kLanes = V::kLanes, kVectors = kPageTokens / kLanes;
   const KvScales<C> scales(side, blocks);
   const int count = rows * blocks;
-  const auto weight = [&](int i, int j) KVANT_LAMBDA {
-    F scale = V::load_f16(scales.scale(i % blocks, j));
-    if constexpr (kSignedScale<C>) scale = V::abs(scale);
-    return V::load(p + i / blocks * kPageTokens + j) * scale;
+  const auto size = [&](int b, F (&out)[kVectors]) KVANT_LAMBDA {
+    for (int i = 0; i < kVectors; ++i) {
+      out[i] = V::load_f16(scales.scale(b, i * kLanes));
+      if constexpr (kSignedScale<C>) out[i] = V::abs(out[i]);
+    }
   };
+  for (int b = 0; b < blocks; ++b) {
+    ask(next);
+    F scale[kVectors];
+    size(b, scale);
+    for (int r = 0; r < rows; ++r) {
+      const float* own = p + r * kPageTokens;
+      F most = V::load(own) * scale[0];
+      for (int i = 1; i < kVectors; ++i) most = V::max(V::load(own + i * kLanes) * scale[i], most);
+      V::store(weights.most[r * blocks + b], most);
+    }
+  }
   for (int first = 0; first < count; first += kLanes) {
     typename V::I largest[kLanes];
     for (int l = 0; l < kLanes; ++l) {
-      const int i = first + l < count ? first + l : count - 1;
-      F most = weight(i, 0);
-      for (int j = kLanes; j < kPageTokens; j += kLanes) most = V::max(weight(i, j), most);
       // Of numbers that are not negative the bits are ordered as they are.
-      largest[l] = V::bits(most);
+      largest[l] = V::bits(V::load(weights.most[first + l < count ? first + l : count - 1]));
     }
     const F most = V::from_bits(V::largest_of_each(largest));
     const auto zero = V::splat(0.0f), top = V::splat(255.0f);
@@ -116,26 +136,38 @@ KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, 
     V::store(weights.factor + first, V::select(small, zero, top / most));
     V::store(weights.unit + first, V::select(small, zero, most / top));
   }
-  for (int i = 0; i < count; ++i) {
-    const F factor = V::splat(weights.factor[i]), magic = V::splat(kMagic);
-    for (int j = 0; j < kPageTokens; j += kLanes) V::store_bytes(weights.of[i] + j, V::bits(weight(i, j) * factor + magic));
+  const F magic = V::splat(kMagic);
+  for (int b = 0; b < blocks; ++b) {
+    F scale[kVectors], middle[kVectors];
+    size(b, scale);
     if constexpr (C::kHasMin) {
-      Sixteen<V> sum = splat16<V>(0.0f);
-      for (int j = 0; j < kPageTokens; j += 16) {
-        each_piece<V>([&](int l, int at) KVANT_LAMBDA {
-          const F middle = V::load_f16(scales.scale(i % blocks, j + at)) * V::splat(float(value_offset<C>())) +
-                           V::load_f16(scales.min(i % blocks, j + at));
-          sum.v[l] = sum.v[l] + V::load(p + i / blocks * kPageTokens + j + at) * middle;
-        });
+      for (int i = 0; i < kVectors; ++i) {
+        middle[i] = scale[i] * V::splat(float(value_offset<C>())) + V::load_f16(scales.min(b, i * kLanes));
       }
-      weights.min[i] = sum16<V>(sum);
+    }
+    for (int r = 0; r < rows; ++r) {
+      const float* own = p + r * kPageTokens;
+      const int at = r * blocks + b;
+      const F factor = V::splat(weights.factor[at]);
+      for (int i = 0; i < kVectors; ++i) {
+        const F weight = V::load(own + i * kLanes) * scale[i];
+        V::store_bytes(weights.of[at] + i * kLanes, V::bits(weight * factor + magic));
+      }
+      if constexpr (C::kHasMin) {
+        Sixteen<V> sum = splat16<V>(0.0f);
+        for (int i = 0; i < kVectors; ++i) {
+          auto& part = sum.v[i % Sixteen<V>::kPieces];
+          part = part + V::load(own + i * kLanes) * middle[i];
+        }
+        weights.min[at] = sum16<V>(sum);
+      }
     }
   }
 }
 
 template <class V, class C, int kRows>
 KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int row, int blocks, float* sums,
-                           int64_t stride) {
+                           int64_t stride, NextPage& next) {
   using F = typename V::F;
   using I = typename V::I;
   for (int b = 0; b < blocks; ++b) {
@@ -144,15 +176,19 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
       KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
         KVANT_UNROLL for (int h = 0; h < 2; ++h) sum[r][h] = V::splat_i(0);
       }
-      for (int quad = 0; quad < kPageTokens / 4; ++quad) {
-        const uint8_t* block = codes + (int64_t(quad / 4) * blocks + b) * kBlockCodes + kStepBytes * (quad % 4) + 4 * lane;
-        I code[2];
-        KVANT_UNROLL for (int h = 0; h < 2; ++h) {
-          code[h] = V::load_i(reinterpret_cast<const int32_t*>(block + 4 * kStepBytes * h));
-        }
-        KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
-          const I four = V::splat_i(int32_t(load_u32(weights.of[(row + r) * blocks + b] + 4 * quad)));
-          KVANT_UNROLL for (int h = 0; h < 2; ++h) sum[r][h] = V::dot_bytes(sum[r][h], four, code[h]);
+      const uint8_t* block = codes + b * kBlockCodes + 4 * lane;
+      const uint8_t* four = weights.of[row * blocks + b];
+      for (int tile = 0; tile < kTiles; ++tile, block += int64_t(blocks) * kBlockCodes, four += kTileTokens) {
+        ask(next);
+        KVANT_UNROLL for (int quad = 0; quad < 4; ++quad) {
+          I code[2];
+          KVANT_UNROLL for (int h = 0; h < 2; ++h) {
+            code[h] = V::load_i(reinterpret_cast<const int32_t*>(block + kStepBytes * (quad + 4 * h)));
+          }
+          KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
+            const I weight = V::splat_i(int32_t(load_u32(four + int64_t(r) * blocks * kPageTokens + 4 * quad)));
+            KVANT_UNROLL for (int h = 0; h < 2; ++h) sum[r][h] = V::dot_bytes(sum[r][h], weight, code[h]);
+          }
         }
       }
       KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
@@ -171,12 +207,12 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
 
 template <class V, class C>
 void mix_codes(const uint8_t* codes, const uint8_t* side, int value_dim, int rows, const float* p, float* sums,
-               int64_t stride) noexcept {
+               int64_t stride, NextPage& next) noexcept {
   const int blocks = kv_blocks(value_dim);
   ByteWeights weights;
-  weigh_values<V, C>(p, side, blocks, rows, weights);
+  weigh_values<V, C>(p, side, blocks, rows, weights, next);
   in_groups<kMixRows<V>>(rows, [&](int row, auto n) KVANT_LAMBDA {
-    mix_rows<V, C, decltype(n)::value>(codes ? codes : side, weights, row, blocks, sums + row * stride, stride);
+    mix_rows<V, C, decltype(n)::value>(codes ? codes : side, weights, row, blocks, sums + row * stride, stride, next);
   });
 }
 

@@ -10,8 +10,6 @@
 namespace kvant {
 namespace {
 
-// Rows of one task: the keys of a page are read from the nearest cache by all of them. A multiple of every group.
-constexpr int64_t kTaskRows = 48;
 // Of the results of chunks that wait to be merged; beyond, whole rows are tasks.
 constexpr int64_t kMostSplitBytes = int64_t(64) << 20;
 // Products of queries and keys that are done before another thread has woken up.
@@ -34,7 +32,7 @@ class Attention {
         query_(query),
         group_(query.heads / layer_.heads),
         rows_(query.tokens * group_),
-        block_rows_(std::min(rows_, kTaskRows)),
+        block_rows_(std::min<int64_t>(rows_, kMostTaskRows)),
         blocks_(pieces(rows_, block_rows_)),
         units_(layer_.heads * blocks_),
         width_(kv_blocks(layer_.dim) * kKvBlock),

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "kernels/kernels.h"
+#include "kernels/attend_kernels.h"
 #include "kv/pages.h"
 
 namespace kvant {

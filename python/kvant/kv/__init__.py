@@ -1,15 +1,18 @@
 """Caches of keys and values: compressed, in pages, attended over where they lie."""
 
-from kvant.kv.cache import KVCache, KVCalibration, KVPolicy, KVStats
+from kvant.kv.cache import KVCache, KVCalibration, KVStats
 from kvant.kv.codecs import CODECS, KVSide
+from kvant.kv.presets import PRESETS, KVPolicy, KVPreset
 from kvant.kv.sequence import KVSequence
 from kvant.kv.stateless import attention, merge_lse
 
 __all__ = [
     "CODECS",
+    "PRESETS",
     "KVCache",
     "KVCalibration",
     "KVPolicy",
+    "KVPreset",
     "KVSequence",
     "KVSide",
     "KVStats",

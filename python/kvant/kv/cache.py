@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,39 +11,13 @@ import numpy as np
 from kvant import _core
 from kvant.errors import ShapeError
 from kvant.kv.codecs import RULES, KVSide, Table, codec_number, row_bits, side_of, signs_of
+from kvant.kv.presets import KVPolicy, preset_of
 from kvant.kv.sequence import KVSequence
+from kvant.kv.spec import LayerShape, spec_of
 
-__all__ = ["KVCache", "KVCalibration", "KVPolicy", "KVStats", "LayerShape"]
+__all__ = ["KVCache", "KVCalibration", "KVStats"]
 
 PerLayer = int | Sequence[int]
-
-
-class LayerShape(NamedTuple):
-    """Heads of keys, elements of a key and of a value, and the window or None."""
-
-    kv_heads: int
-    head_dim: int
-    value_dim: int
-    window: int | None
-
-
-@dataclass(frozen=True)
-class KVPolicy:
-    """What is kept better than the rest.
-
-    Attributes
-    ----------
-    sink : int
-        So many first tokens are seen exactly (as f16), whatever the codec.
-    tail : int
-        So many tokens up to a query's own are seen exactly.
-    layers : mapping
-        Layers whose keys and values are stored otherwise: number -> (k, v).
-    """
-
-    sink: int = 0
-    tail: int = 0
-    layers: Mapping[int, tuple[str | KVSide, str | KVSide]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,6 +135,57 @@ class KVCache:
         owned = [layer for layer in range(layers) if self.owners[layer] == layer]
         self._places = [owned.index(owner) for owner in self.owners]
         self._core = _core.KvCache([self._native(layer) for layer in owned], budget or 0)
+
+    @classmethod
+    def from_model(
+        cls,
+        source: Any,
+        preset: str = "balanced",
+        *,
+        budget: int | None = None,
+        calibration: KVCalibration | None = None,
+    ) -> KVCache:
+        """A cache for the layers of a model.
+
+        Parameters
+        ----------
+        source
+            A `kvant.models.Model` or its `config`; the path of a GGUF file or a `config.json`, or
+            a name that `kvant.plan.read` knows.
+        preset
+            `"lossless"`, `"balanced"`, `"compact"` or `"tiny"` (docs/kv.md has what each costs); a
+            codec for keys and values, or one for each: `"q8_0/q4_0"`.
+        budget, calibration
+            As for the class.
+
+        Raises
+        ------
+        ModelError
+            The source describes no model, or one whose layers keep something else.
+        FormatError
+            There is no such preset or codec.
+
+        Examples
+        --------
+        >>> cache = KVCache.from_model("Llama 3.1 8B", "q8_0/q4_0")
+        >>> cache.layers, cache.stats().bits
+        (32, 6.5)
+        """
+        spec, chosen = spec_of(source), preset_of(preset)
+        shapes = spec.shapes
+        return cls(
+            len(shapes),
+            [shape.kv_heads for shape in shapes],
+            [shape.head_dim for shape in shapes],
+            chosen.k,
+            chosen.v,
+            value_dim=[shape.value_dim for shape in shapes],
+            policy=chosen.policy,
+            window=[shape.window for shape in shapes],
+            budget=budget,
+            share=spec.share,
+            calibration=calibration,
+        )
 
     @property
     def layers(self) -> int:

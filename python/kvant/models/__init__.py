@@ -30,7 +30,6 @@ from os import PathLike
 
 from kvant import gguf
 from kvant.models.architectures import ARCHITECTURES
-from kvant.models.cache import Cache
 from kvant.models.config import ModelConfig
 from kvant.models.llama2c import load_llama2c
 from kvant.models.model import Model
@@ -39,7 +38,6 @@ from kvant.models.tokenizer import Tokenizer
 
 __all__ = [
     "ARCHITECTURES",
-    "Cache",
     "Model",
     "ModelConfig",
     "Session",

@@ -83,7 +83,7 @@ class Generation:
     def ids(self) -> Iterator[int]:
         """The new tokens, one by one. Time that the caller takes between them does not count."""
         model, clock = self._model, time.perf_counter
-        session = model.start(len(self._prompt) + self._tokens)
+        session = model.start()
         began = clock()
         logits = model.head(session.feed(self._prompt)[-1])
         self.prefill_seconds = clock() - began

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvant.errors import ModelError, ShapeError
+from kvant.kv import KVCache, KVSequence
+from kvant.kv.spec import layer_shapes
 from kvant.models.architectures import (
     ARCHITECTURES,
     architecture_of,
@@ -140,17 +142,34 @@ class Model:
             return self._head == name
         return name.endswith(".weight") and len(self._weights[name].shape) > 1
 
-    def start(self, capacity: int | None = None, *, observe: Observer | None = None) -> Session:
-        """An empty sequence to feed tokens to.
+    def start(
+        self, kv: KVCache | KVSequence | str | None = None, *, observe: Observer | None = None
+    ) -> Session:
+        """A sequence to feed tokens to.
 
         Parameters
         ----------
-        capacity : int, optional
-            Tokens that its cache has room for at once; it grows where that is not enough.
+        kv : KVCache, KVSequence or str, optional
+            Where its keys and values are kept: a new sequence of a cache, one that goes on, or a
+            new cache of a preset or a codec (`KVCache.from_model`). By default they are f16, or f32
+            where activations are.
         observe : callable, optional
             As for `logits`.
         """
-        return Session(self.config, self._weights, self._layers, self._settings, capacity, observe)
+        if isinstance(kv, KVSequence):
+            sequence = kv
+        else:
+            cache = kv if isinstance(kv, KVCache) else self.cache(kv)
+            sequence = cache.sequence()
+        if sequence.cache.shapes != layer_shapes(self.config):
+            raise ShapeError("[start] expected a cache of this model's layers and heads")
+        return Session(self.config, self._weights, self._layers, self._settings, sequence, observe)
+
+    def cache(self, kv: str | None = None) -> KVCache:
+        """A cache for sequences of this model; `kv` as for `start`."""
+        if kv is None:
+            kv = "f32" if self._settings.act == "f32" else "f16"
+        return KVCache.from_model(self, kv)
 
     def hidden(self, tokens: npt.ArrayLike, *, observe: Observer | None = None) -> Array:
         """What the head is given after each token: normed states of the last layer, [T, width].
@@ -158,7 +177,7 @@ class Model:
         Arguments are those of `logits`; `head` makes logits of it.
         """
         ids = self.checked(tokens, "logits")
-        return self.start(len(ids), observe=observe).feed(ids)
+        return self.start(observe=observe).feed(ids)
 
     def head(self, hidden: Array, *, observe: Observer | None = None) -> Array:
         """Logits [..., vocab] of hidden states f32 [..., width]."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvant import _core
-from kvant.models.cache import Cache
+from kvant.kv import KVSequence
 from kvant.models.step import Step
 from kvant.models.weights import Array
 
@@ -22,34 +22,33 @@ __all__ = ["Replay"]
 
 
 class Replay:
-    """All layers for the next token of a sequence, as long as its cache stays where it is.
+    """All layers for the next token of a sequence.
 
     The first run takes the layers as they are written, and every native call is noted with the
-    arrays it reads and writes. For a later token the number, its position and the length of the
-    cache are overwritten, and the same calls made again.
+    arrays it reads and writes. For a later token the number and its position are overwritten,
+    and the same calls made again.
+
+    Attributes
+    ----------
+    sequence : KVSequence
+        Whose keys and values the calls append and read.
     """
 
-    def __init__(self, layers: Llama, step: Step, cache: Cache) -> None:
+    def __init__(self, layers: Llama, step: Step, sequence: KVSequence) -> None:
         self._layers = layers
         self._step = step
-        self._cache = cache
+        self.sequence = sequence
         self._program = _core.Program()
         self._token = np.zeros(1, np.int64)
         self._hidden: Array | None = None
-        self._moves = 0
-
-    def fits(self, cache: Cache, tokens: int) -> bool:
-        """Whether what was noted stays right while so many tokens are appended to the cache."""
-        return cache is self._cache and self._moves == cache.moves and cache.has_room(tokens)
 
     def run(self, token: int) -> Array:
-        """Hidden state [1, width] of one token; the cache is not advanced."""
+        """Hidden state [1, width] of one token."""
         self._token[0] = token
-        self._step.positions[0] = self._cache.length
+        self._step.positions[0] = self.sequence.length
         if self._hidden is None:
             with self._program:
                 self._hidden = self._layers.hidden(self._step, self._token)
-            self._moves = self._cache.moves
         else:
             _core.replay(self._program)
         return self._hidden.copy()

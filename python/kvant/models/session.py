@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvant.errors import ModelError, ShapeError
-from kvant.models.cache import BATCH_TOKENS, PAGE_TOKENS, Cache
+from kvant.kv import KVSequence
 from kvant.models.config import ModelConfig
 from kvant.models.replay import Replay
 from kvant.models.routing import Ints
@@ -17,7 +17,10 @@ from kvant.models.weights import Array, WeightTable
 if TYPE_CHECKING:
     from kvant.models.llama import Llama
 
-__all__ = ["Session"]
+__all__ = ["BATCH_TOKENS", "Session"]
+
+BATCH_TOKENS = 512
+"""Tokens that pass the layers at a time: enough for full speed, and what they need stays small."""
 
 
 class Session:
@@ -25,8 +28,8 @@ class Session:
 
     Attributes
     ----------
-    cache : Cache
-        `cache.truncate(n)` forgets all but the first n tokens.
+    sequence : KVSequence
+        Their keys and values; `sequence.truncate(n)` forgets all but the first n tokens.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class Session:
         weights: WeightTable,
         layers: Llama,
         settings: Settings,
-        capacity: int | None,
+        sequence: KVSequence,
         observe: Observer | None,
     ) -> None:
         self._config = config
@@ -46,15 +49,7 @@ class Session:
         # Weights are made when they are first used; only later calls are worth noting.
         self._used = False
         self._replay: Replay | None = None
-        self.cache = Cache(
-            config.block_count,
-            config.head_count_kv,
-            config.key_length,
-            config.value_length,
-            capacity or PAGE_TOKENS,
-            "f32" if settings.act == "f32" else "f16",
-            [config.window_of(layer) for layer in range(config.block_count)],
-        )
+        self.sequence = sequence
 
     def feed(self, tokens: Ints) -> Array:
         """Pass new tokens through the layers; their hidden states [T, width], for `Model.head`.
@@ -73,15 +68,21 @@ class Session:
         """
         if not len(tokens):
             raise ShapeError("[feed] expected at least one token, got none")
-        total = self.cache.length + len(tokens)
+        total = self.sequence.length + len(tokens)
         if total > self._config.context_length:
             raise ModelError(
                 f"[feed] expected at most {self._config.context_length} tokens (context_length), "
                 f"got {total}"
             )
-        if self._replay is not None and not self._replay.fits(self.cache, len(tokens)):
-            # It holds pages that are about to be let go of.
-            self._replay = None
+        before = self.sequence.length
+        try:
+            return self._feed(tokens)
+        except BaseException:
+            # Layers that the step had passed hold its tokens.
+            self.sequence.truncate(before)
+            raise
+
+    def _feed(self, tokens: Ints) -> Array:
         if len(tokens) == 1 and self._can_replay and tokens.dtype.kind in "iu":
             return self._next(int(tokens[0]))
         batches = [tokens[i : i + BATCH_TOKENS] for i in range(0, len(tokens), BATCH_TOKENS)]
@@ -91,7 +92,6 @@ class Session:
     def _pass(self, tokens: Ints) -> Array:
         step = self._step(len(tokens), self._observe)
         x = self._layers.hidden(step, tokens)
-        self.cache.advance(len(tokens))
         self._used = True
         return x
 
@@ -100,12 +100,13 @@ class Session:
         return self._used and self._observe is None and self._layers.replays
 
     def _next(self, token: int) -> Array:
-        replay = self._replay or Replay(self._layers, self._step(1), self.cache)
+        replay = self._replay
+        if replay is None or replay.sequence is not self.sequence:
+            replay = Replay(self._layers, self._step(1), self.sequence)
         x = replay.run(token)
         # Kept once it was recorded to its end.
         self._replay = replay
-        self.cache.advance(1)
         return x
 
     def _step(self, tokens: int, observe: Observer | None = None) -> Step:
-        return Step(self._config, self._weights, self.cache, tokens, self._settings, observe)
+        return Step(self._config, self._weights, self.sequence, tokens, self._settings, observe)

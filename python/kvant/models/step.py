@@ -12,7 +12,7 @@ import numpy as np
 
 from kvant.arithmetic import add, scale
 from kvant.experts import matmul_experts, route
-from kvant.models.cache import Cache
+from kvant.kv import KVSequence
 from kvant.models.config import ModelConfig
 from kvant.models.rope import Rope
 from kvant.models.routing import Ints, by_expert
@@ -48,15 +48,15 @@ class Step:
         self,
         config: ModelConfig,
         weights: WeightTable,
-        cache: Cache,
+        sequence: KVSequence,
         tokens: int,
         settings: Settings,
         observe: Observer | None = None,
     ) -> None:
         self.config = config
         self.weights = weights
-        self._cache = cache
-        self.positions = np.arange(cache.length, cache.length + tokens)
+        self._sequence = sequence
+        self.positions = np.arange(sequence.length, sequence.length + tokens)
         self._act = settings.act
         self._threads = settings.threads
         self._observe = observe
@@ -120,10 +120,10 @@ class Step:
         sinks: Array | None = None,
     ) -> Array:
         """Causal attention over everything the layer sees, [T, heads * D]."""
-        cache, config = self._cache, self.config
-        cache.append(layer, k, v, threads=self._threads)
-        factor = config.key_length**-0.5 * score_scale
-        y = cache.attend(layer, q, factor, sinks=sinks, threads=self._threads)
+        sequence, threads = self._sequence, self._threads
+        sequence.append(layer, k, v, threads=threads)
+        factor = self.config.key_length**-0.5 * score_scale
+        y = sequence.attend(layer, q, factor, sinks=sinks, threads=threads)
         return y.reshape(len(q), -1)
 
     def feed_forward(self, prefix: str, x: Array, activation: str = "silu") -> Array:

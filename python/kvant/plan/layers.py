@@ -32,7 +32,7 @@ class Layer:
     key, value
         Elements of a head's key and value; a latent row serves as both and has `value` 0.
     window
-        Tokens, of `sliding` and `chunked`.
+        Tokens, of `sliding` and `chunked`, and of what `shared` reads.
     state
         f32 elements for each sequence, of `recurrent`.
     """
@@ -104,7 +104,7 @@ def layers_of(metadata: Mapping[str, Any]) -> tuple[Layer, ...]:
         if recurrent[index]:
             found.append(Layer("recurrent", state=state))
         elif index >= own:
-            found.append(Layer("shared"))
+            found.append(Layer("shared", window=window if narrow[index] else 0))
         elif narrow[index]:
             found.append(Layer(kind, heads[index], window_key, window_value, window))
         elif latent:

@@ -1,0 +1,77 @@
+"""What is stored how: policies, and presets chosen by measurement (docs/kv.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kvant.errors import FormatError
+from kvant.kv.codecs import CODECS, KVSide, side_of
+
+__all__ = ["PRESETS", "KVPolicy", "KVPreset", "preset_of"]
+
+
+@dataclass(frozen=True)
+class KVPolicy:
+    """What is kept better than the rest.
+
+    Attributes
+    ----------
+    sink : int
+        So many first tokens are seen exactly (as f16), whatever the codec.
+    tail : int
+        So many tokens up to a query's own are seen exactly.
+    layers : mapping
+        Layers whose keys and values are stored otherwise: number -> (k, v).
+    """
+
+    sink: int = 0
+    tail: int = 0
+    layers: Mapping[int, tuple[str | KVSide, str | KVSide]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KVPreset:
+    """How keys and values are stored, and what is kept better."""
+
+    k: KVSide
+    v: KVSide
+    policy: KVPolicy = KVPolicy()
+
+
+def _rotated(codec: str, **options: str) -> KVSide:
+    return KVSide(codec, rotate="auto", **options)  # type: ignore[arg-type]
+
+
+PRESETS: Mapping[str, KVPreset] = {
+    "lossless": KVPreset(_rotated("q8_0"), _rotated("q8_0")),
+    "balanced": KVPreset(_rotated("q8_0"), _rotated("iq4_nl")),
+    "compact": KVPreset(_rotated("q5_0"), KVSide.of("lm4", value=True)),
+    "tiny": KVPreset(KVSide.of("lm4"), KVSide.of("lm2", value=True)),
+}
+"""Presets by name."""
+
+
+def preset_of(name: str) -> KVPreset:
+    """A preset by its name, or codecs: one for keys and values, or one for each.
+
+    Raises
+    ------
+    FormatError
+        There is no preset and no codec of the name.
+
+    Examples
+    --------
+    >>> preset_of("q8_0/lm3").v.codec
+    'lm3'
+    """
+    known = PRESETS.get(name)
+    if known is not None:
+        return known
+    k, _, v = name.partition("/")
+    if k not in CODECS or (v or k) not in CODECS:
+        raise FormatError(
+            f"[KVCache] expected a preset ({', '.join(PRESETS)}) or codecs such as q8_0 or "
+            f"q8_0/q4_0, got {name!r}"
+        )
+    return KVPreset(side_of(k), side_of(v or k, value=True))
