@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kvant.models import Cache
+from kvant import KVCache
 
 pytestmark = pytest.mark.benchmark(max_time=0.3, min_rounds=7, warmup=True, disable_gc=True)
 
@@ -43,12 +43,10 @@ def numpy_attention(q: F32, k: F32, v: F32) -> F32:
 def test_attend(meter: Any, tokens: int, before: int, threads: int) -> None:
     q, k = numbers(tokens, HEADS), numbers(before + tokens, KV_HEADS)
     v = k[::-1].copy()
-    cache = Cache(1, KV_HEADS, DIM, capacity=before + tokens)
-    cache.append(0, k[:before], v[:before])
-    cache.advance(before)
-    cache.append(0, k[before:], v[before:])
+    sequence = KVCache(1, KV_HEADS, DIM, "f16", "f16").sequence()
+    sequence.append(0, k, v)
     out = np.empty_like(q)
-    run = lambda: cache.attend(0, q, DIM**-0.5, out=out, threads=threads)  # noqa: E731
+    run = lambda: sequence.attend(0, q, out=out, threads=threads)  # noqa: E731
     meter(f"{tokens} of {before + tokens}, {threads} threads", run, 4 * k.size)
     assert np.abs(out - numpy_attention(q, k, v)).max() < 2e-2
 

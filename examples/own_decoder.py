@@ -25,7 +25,8 @@ w = {
     for name, t in file.tensors.items()
 }
 embedding = file.tensors["token_embd.weight"]
-cache = models.Cache(layers, kv_heads, dim, capacity=256)
+# k="q8_0", v="iq4_nl" would do with less than half of the memory.
+seq = kvant.KVCache(layers, kv_heads, dim, k="f16", v="f16").sequence()
 
 
 def layer(i, x, positions):
@@ -37,8 +38,8 @@ def layer(i, x, positions):
     k = kvant.rms_norm(k.reshape(len(x), kv_heads, dim), w[p + "attn_k_norm"], eps)
     q = kvant.rope(q, positions, theta=key["rope.freq_base"], out=q)
     k = kvant.rope(k, positions, theta=key["rope.freq_base"], out=k)
-    cache.append(i, k, v.reshape(len(x), kv_heads, dim))
-    mixed = cache.attend(i, q, scale=dim**-0.5)
+    seq.append(i, k, v.reshape(len(x), kv_heads, dim))
+    mixed = seq.attend(i, q)
     x = x + kvant.matmul(mixed.reshape(len(x), -1), w[p + "attn_output"])
 
     h = kvant.rms_norm(x, w[p + "ffn_norm"], eps)
@@ -49,11 +50,10 @@ def layer(i, x, positions):
 
 def next_token(tokens):
     """Pass new tokens through all layers; the likeliest token after them."""
-    positions = np.arange(cache.length, cache.length + len(tokens))
+    positions = np.arange(seq.length, seq.length + len(tokens))
     x = kvant.embedding(embedding, tokens)
     for i in range(layers):
         x = layer(i, x, positions)
-    cache.advance(len(tokens))
     x = kvant.rms_norm(x[-1], w["output_norm"], eps)
     return int(np.argmax(kvant.matmul(x, w.get("output", w["token_embd"]))))
 

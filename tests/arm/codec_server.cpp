@@ -108,17 +108,26 @@ void choose(const Request& r, const Memory& in) {
 }
 
 void attend(const Request& r, const Memory& in) {
-  const int64_t size = r.rows * r.cols, before = r.rows - r.x_rows, pages = (r.rows + 63) / 64;
-  const int64_t number = r.format == KVANT_F32 ? 4 : 2, width = (r.cols + 15) / 16 * 16;
+  const int64_t size = r.rows * r.cols;
   const float *k = in.floats(), *v = k + size, *q = v + size;
-  const Memory keys(pages * 64 * r.cols * number), values(pages * 64 * width * number);
   const Memory out(r.x_rows * r.option * r.cols * 4);
-  const kvant_kv_pages cache = {keys.data(), values.data(), int32_t(r.format), 1, int32_t(r.cols), int32_t(r.cols), pages};
-  int32_t code = kvant_kv_append(&cache, 0, r.rows, k, r.cols, r.cols, v, r.cols, r.cols, kThreads);
+  const kvant_kv_side side = {int32_t(r.format), KVANT_SCALE_UNBIASED, int32_t(r.cols), 0, nullptr, nullptr, nullptr};
+  const kvant_kv_layer layer = {1, side, side, 70, 0, 0};
+  kvant_cache* cache = nullptr;
+  kvant_sequence* sequence = nullptr;
+  int32_t code = kvant_cache_new(&layer, 1, 0, &cache);
+  if (code == KVANT_OK) code = kvant_sequence_new(cache, &sequence);
   if (code == KVANT_OK) {
-    code = kvant_kv_attend(&cache, before, r.x_rows, q, r.option * r.cols, r.cols, int32_t(r.option), 70, 0.25f, nullptr,
-                           out.floats(), kThreads);
+    code = kvant_sequence_append(sequence, 0, r.rows, k, KVANT_F32, r.cols, r.cols, v, KVANT_F32, r.cols, r.cols, kThreads,
+                                 nullptr);
   }
+  if (code == KVANT_OK) {
+    const kvant_attention_query query = {q,    r.x_rows, r.option * r.cols, r.cols,  int32_t(r.option), 0.25f,
+                                         0.0f, true,     false,             nullptr, out.floats(),      nullptr};
+    code = kvant_sequence_attend(sequence, 0, &query, kThreads);
+  }
+  kvant_sequence_free(sequence);
+  kvant_cache_free(cache);
   reply(code, out.data(), out.size());
 }
 

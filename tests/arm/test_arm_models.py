@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from codec_client import Server
 
-from distributions import wild
-from kvant.reference.attention import attention
+from kvant.kv import CODECS
 from kvant.reference.divergence import divergence
+from kvant.reference.kv_attention import kv_attention
 
 pytestmark = pytest.mark.arm
 
@@ -17,17 +17,17 @@ def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(shape).standard_normal(shape, dtype=np.float32)
 
 
-@pytest.mark.parametrize("dtype", ["f16", "f32"])
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize(
     "seen, tokens, heads, dim", [(3, 3, 1, 16), (150, 5, 5, 20), (530, 2, 3, 8)]
 )
 def test_attention_has_the_bits_of_the_reference(
-    arm: Server, seen: int, tokens: int, heads: int, dim: int, dtype: str
+    arm: Server, seen: int, tokens: int, heads: int, dim: int, codec: str
 ) -> None:
-    q, k, v = normal(tokens, heads, dim), normal(seen, dim), wild(seen, dim, seen, 0.01)
-    kind = np.float16 if dtype == "f16" else np.float32
-    wanted = attention(q, k[:, None], v[:, None], 0.25, window=70, dtype=kind)
-    found = arm.attend(q, k, v, dtype)
+    q, k, v = normal(tokens, heads, dim), normal(seen, dim), normal(seen + 1, dim)[1:].copy()
+    how = {"k_codec": codec, "v_codec": codec, "k_rule": "unb", "v_rule": "unb"}
+    wanted = kv_attention(q, k[:, None], v[:, None], 0.25, window=70, **how)
+    found = arm.attend(q, k, v, CODECS.index(codec))
     assert np.array_equal(found.view(np.uint32), wanted.view(np.uint32))
 
 

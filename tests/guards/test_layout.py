@@ -82,7 +82,7 @@ def units():
 
 
 def test_kernel_loops_are_compiled_by_isas_only():
-    loops = {p.name for p in (CSRC / "kernels").glob("*.h")} - {"kernels.h"}
+    loops = {p.name for p in (CSRC / "kernels").glob("*.h")} - {"kernels.h", "attend_kernels.h"}
     assert set(units()) == {p.stem for p in (CSRC / "isa").glob("*.cpp")} - {"detect", "select"}
     for path in SOURCES:
         used = {i for _, i in includes(path) if i.startswith("kernels/")}
@@ -203,13 +203,15 @@ def test_the_extension_is_reached_through_few_modules():
         "networks.py",
     }
     lowest |= {"ops.py", "packed.py", "products.py", "qtensor.py", "quant.py", "weights.py"}
-    lowest |= {"bench/probes.py", "lab/divergence.py", "models/cache.py", "models/profile.py"}
+    lowest |= {"bench/probes.py", "lab/divergence.py", "models/profile.py"}
     lowest |= {"models/replay.py", "transforms.py"}
+    lowest |= {"kv/cache.py", "kv/codecs.py", "kv/sequence.py"}
     assert {u for u in users if not u.startswith("gguf/")} <= lowest
 
 
 def test_files_are_short():
-    own = [p for p in SOURCES if name(p) not in GENERATED]
+    # The C header is one: that is a promise.
+    own = [p for p in SOURCES if name(p) not in {*GENERATED, "capi/kvant.h"}]
     for folder in ("python", "tests", "tools", "examples", "benchmarks", "docs/decisions"):
         own += [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".cpp", ".md")]
     lengths = {p.relative_to(ROOT).as_posix(): p.read_text().count("\n") for p in own}

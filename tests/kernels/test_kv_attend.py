@@ -114,6 +114,8 @@ def test_attention_is_its_twin(
     )
     parts = (before,) if seed % 2 else ()
     for isa in every_isa():
-        got = attend(cache, q, k, v, parts, scale=0.37, softcap=softcap, sinks=logits, exact=exact, lse=True)
+        got = attend(
+            cache, q, k, v, parts, scale=0.37, softcap=softcap, sinks=logits, exact=exact, lse=True
+        )
         assert np.array_equal(words(got[0]), words(out)), isa
         assert np.array_equal(words(got[1]), words(lse)), isa

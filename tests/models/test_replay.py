@@ -14,6 +14,7 @@ from random_models import metadata, random_model
 import kvant
 from kvant import _core
 from kvant.errors import ShapeError
+from kvant.kv import KVSequence
 from kvant.models import ARCHITECTURES, Model
 from kvant.models.session import Session
 from support import words
@@ -31,18 +32,17 @@ def test_tokens_one_by_one_have_the_bits_of_all_at_once(name: str) -> None:
     assert np.array_equal(words(found), words(wanted))
 
 
-def test_calls_are_made_again_until_the_cache_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("qwen3", context_length=96)
     made = []
     replay = _core.replay
     monkeypatch.setattr(_core, "replay", lambda program: made.append(replay(program)))
-    session = model.start(64)
+    session = model.start()
     for token in range(64):
         session.feed(np.array([token % 40]))
     # The first makes the weights, the second is recorded.
     assert len(made) == 62
-    session.feed(np.array([1]))
-    assert len(made) == 62
+    session.feed(np.array([1, 2]))
     session.feed(np.array([1]))
     assert len(made) == 63
 
@@ -59,7 +59,7 @@ def test_batches_and_steps_back_between_single_tokens(moves: list[tuple[int, int
         fed += ids.tolist()
         assert np.array_equal(words(found[-1]), words(model.hidden(fed)[-1]))
         keep = max(len(fed) - back, 1)
-        session.cache.truncate(keep)
+        session.sequence.truncate(keep)
         del fed[keep:]
 
 
@@ -70,11 +70,11 @@ def test_an_interruption_while_recording_leaves_nothing_behind(
     session = model.start()
     session.feed(np.array([1, 2]))
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_core, "kv_attend", interrupted)
+        patch.setattr(KVSequence, "attend", interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.feed(np.array([3]))
     wanted = model.hidden([1, 2, 3, 4])[2:]
@@ -163,21 +163,22 @@ def test_a_program_keeps_what_it_writes_to() -> None:
     assert np.array_equal(kept[2](), 2 * wanted)
 
 
-def test_pages_are_let_go_of_when_the_cache_moves() -> None:
+def test_pages_are_let_go_of_with_their_session() -> None:
     model = random_model("llama", context_length=200)
-    session = model.start()
+    cache = model.cache()
+    session = model.start(cache)
     one_by_one(session, TOKENS[:10] % 40)
-    old = [weakref.ref(layer.room.k) for layer in session.cache._layers]
-    session.feed(TOKENS[:100] % 40)
+    assert cache.nbytes > 0
+    del session
     gc.collect()
-    assert all(ref() is None for ref in old)
+    assert cache.nbytes == 0
 
 
-def test_another_cache_is_taken_notice_of() -> None:
+def test_another_sequence_is_taken_notice_of() -> None:
     model = random_model("qwen3")
     one, two = model.start(), model.start()
     one_by_one(one, np.array([1, 2, 3]))
     one_by_one(two, np.array([4, 5, 6, 7]))
-    one.cache = two.cache
+    one.sequence = two.sequence
     found = one.feed(np.array([8]))
     assert np.array_equal(words(found), words(model.hidden([4, 5, 6, 7, 8])[-1:]))

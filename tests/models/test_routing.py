@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_models import random_model
 
 from kvant import route
-from kvant.models import Cache
+from kvant import KVCache
 from kvant.models.routing import by_expert
 from kvant.models.step import Settings, Step
 from kvant.models.weights import WeightTable
@@ -58,8 +58,8 @@ def test_by_expert_meets_every_choice_once(choices: list[list[int]]) -> None:
 def test_a_layer_of_experts_is_the_weighted_sum_of_its_experts(pack: bool) -> None:
     model = random_model("qwen3moe")
     x = np.random.default_rng(4).standard_normal((9, 32)).astype(np.float32)
-    cache = Cache(2, 2, 12)
-    step = Step(model.config, WeightTable(model.tensors, pack), cache, 9, Settings())
+    sequence = KVCache(2, 2, 12, "f16", "f16").sequence()
+    step = Step(model.config, WeightTable(model.tensors, pack), sequence, 9, Settings())
     wide = {k: np.asarray(v, dtype=np.float64) for k, v in model.tensors.items()}
     chosen, shares = route((x @ wide["blk.0.ffn_gate_inp.weight"].T).astype(np.float32), 2)
     expected = np.zeros((9, 32))

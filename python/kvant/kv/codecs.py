@@ -67,9 +67,13 @@ class KVSide:
     def __post_init__(self) -> None:
         codec_number(self.codec)
         if self.scale not in RULES:
-            raise FormatError(f"[KVSide] expected scale norm, unbiased or least, got {self.scale!r}")
+            raise FormatError(
+                f"[KVSide] expected scale norm, unbiased or least, got {self.scale!r}"
+            )
         if self.rotate != "auto" and (not isinstance(self.rotate, int) or self.rotate < 0):
-            raise ShapeError(f'[KVSide] expected rotate "auto" or a block size, got {self.rotate!r}')
+            raise ShapeError(
+                f'[KVSide] expected rotate "auto" or a block size, got {self.rotate!r}'
+            )
 
     @classmethod
     def of(cls, codec: str, value: bool = False) -> KVSide:

@@ -131,7 +131,12 @@ class KVSequence:
         """
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
         q = f32_array("attend", "q", q)
-        if q.ndim != 3 or not q.shape[1] or q.shape[1] % shape.kv_heads or q.shape[2] != shape.head_dim:
+        if (
+            q.ndim != 3
+            or not q.shape[1]
+            or q.shape[1] % shape.kv_heads
+            or q.shape[2] != shape.head_dim
+        ):
             raise ShapeError(
                 f"[attend] expected q [T, a multiple of {shape.kv_heads}, {shape.head_dim}], "
                 f"got {q.shape}"
@@ -147,9 +152,7 @@ class KVSequence:
             checked_out("attend", out, wanted, _F32)
         sums = np.empty(q.shape[:2], np.float32) if lse else None
         factor = shape.head_dim**-0.5 if scale is None else scale
-        self._core.attend(
-            place, q, factor, softcap, causal, exact, sinks, out, sums, threads or 0
-        )
+        self._core.attend(place, q, factor, softcap, causal, exact, sinks, out, sums, threads or 0)
         return out if sums is None else (out, sums)
 
     def fork(self) -> KVSequence:
@@ -205,7 +208,11 @@ class KVSequence:
         """
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
         for name, side, rows, dim in (("k", 0, k, shape.head_dim), ("v", 1, v, shape.value_dim)):
-            wanted = (len(k), shape.kv_heads, _core.kv_row_bytes(_number(self.cache, layer, side), dim))
+            wanted = (
+                len(k),
+                shape.kv_heads,
+                _core.kv_row_bytes(_number(self.cache, layer, side), dim),
+            )
             if rows.dtype != np.uint8 or rows.shape != wanted:
                 raise ShapeError(
                     f"[from_ggml] expected {name} uint8 {wanted}, got {rows.dtype} {rows.shape}"
@@ -236,6 +243,10 @@ def _heads(function: str, name: str, x: Any, heads: int, dim: int) -> tuple[NDAr
         raise ShapeError(f"[{function}] expected {name} f32, f16 or bf16, got {array.dtype}")
     if array.ndim != 3 or array.shape[1:] != (heads, dim):
         raise ShapeError(f"[{function}] expected {name} [T, {heads}, {dim}], got {array.shape}")
-    if array.strides[2] != array.itemsize or any(s % array.itemsize for s in array.strides) or not array.flags.aligned:
+    if (
+        array.strides[2] != array.itemsize
+        or any(s % array.itemsize for s in array.strides)
+        or not array.flags.aligned
+    ):
         array = np.ascontiguousarray(array)
     return bits(array), FLOAT_TYPES.index(kind)

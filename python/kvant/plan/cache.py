@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from kvant.errors import FormatError
 from kvant.formats import format_info
 from kvant.gguf.header import padded
-from kvant.models.cache import PAGE_TOKENS, layer_tokens
 from kvant.plan.layers import Layer
 
 __all__ = ["cells", "kv_bytes", "model_cache_bytes", "state_bytes"]
 
 _PAD = 256
+# Of `kvant.models`: tokens of a page, and of a batch.
+_PAGE, _BATCH = 64, 512
 _F32 = 4
 
 
@@ -85,18 +86,22 @@ def kv_bytes(
     return sequences * total
 
 
-def model_cache_bytes(layers: Iterable[Layer], capacity: int) -> int:
-    """Bytes of what `kvant.models` allocates for a sequence: whole pages of f16.
+def model_cache_bytes(layers: Iterable[Layer], tokens: int) -> int:
+    """Bytes of f16 pages that `kvant.models` holds after a prompt of so many tokens.
 
-    Layers with a window also have room for a batch, and values are padded to sixteen.
+    Pages are whole, and values padded to sixteen. Layers with a window let go of what no token of
+    the last batch, and of a page before it, has seen.
 
     >>> model_cache_bytes([Layer("full", 2, 64, 64), Layer("sliding", 2, 64, 64, 128)], 8192)
-    4784128
+    4554752
     """
+    before = (tokens - 1) // _BATCH * _BATCH
     total = 0
     for layer in layers:
-        room = layer_tokens(padded(capacity, PAGE_TOKENS), layer.window or None)
-        total += 2 * room * layer.heads * (layer.key + padded(layer.value, 16))
+        pages = -(-tokens // _PAGE)
+        if layer.window:
+            pages -= max(before - layer.window - _PAGE, 0) // _PAGE
+        total += 2 * pages * _PAGE * layer.heads * (layer.key + padded(layer.value, 16))
     return total
 
 
