@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from blocks import seeds
 from hypothesis import example, given
 from hypothesis import strategies as st

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_models import random_model
 
-from kvant import route
-from kvant import KVCache
+from kvant import KVCache, route
 from kvant.models.routing import by_expert
 from kvant.models.step import Settings, Step
 from kvant.models.weights import WeightTable

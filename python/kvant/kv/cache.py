@@ -195,7 +195,8 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all pages in use."""
-        return self._core.usage()[0]
+        used, _, _ = self._usage()
+        return used
 
     def sequence(self) -> KVSequence:
         """A new sequence without tokens."""
@@ -209,7 +210,11 @@ class KVCache:
             for side, dim in zip(sides, (shape.head_dim, shape.value_dim), strict=True):
                 bits += shape.kv_heads * dim * row_bits(side.codec, dim)
                 numbers += shape.kv_heads * dim
-        return KVStats(*self._core.usage(), bits / numbers)
+        return KVStats(*self._usage(), bits / numbers)
+
+    def _usage(self) -> tuple[int, int, int]:
+        used, reserved, pages = self._core.usage()
+        return used, reserved, pages
 
     def place(self, layer: int) -> int:
         """The number that the native cache knows a layer by."""

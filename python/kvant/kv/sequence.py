@@ -173,7 +173,7 @@ class KVSequence:
         self._core.truncate(length)
 
     def keys(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
-        """Keys of one head as they are stored, decoded, transforms taken back: f32 [T, head_dim]."""
+        """Keys of one head as they are stored, decoded, without transforms: f32 [T, head_dim]."""
         return self._decode(layer, 0, head, start, stop)
 
     def values(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:

@@ -20,7 +20,7 @@ class LayerShape(NamedTuple):
 
 
 class CacheSpec(NamedTuple):
-    """Shapes of all layers with attention, and which of them read another's keys: number -> owner."""
+    """Shapes of all layers, and which of them read another's keys: number -> owner."""
 
     shapes: list[LayerShape]
     share: dict[int, int]
@@ -88,6 +88,6 @@ def spec_of(source: Any) -> CacheSpec:
             shapes.append(LayerShape(layer.heads, layer.key, layer.value, window))
         else:
             raise ModelError(
-                f"[KVCache] expected layers with keys and values, got {layer.kind} in layer {number}"
+                f"[KVCache] expected keys and values in layer {number}, got {layer.kind}"
             )
     return CacheSpec(shapes, share)

@@ -123,7 +123,7 @@ class Step:
         sequence, threads = self._sequence, self._threads
         sequence.append(layer, k, v, threads=threads)
         factor = self.config.key_length**-0.5 * score_scale
-        y = sequence.attend(layer, q, factor, sinks=sinks, threads=threads)
+        y: Array = sequence.attend(layer, q, factor, sinks=sinks, threads=threads)
         return y.reshape(len(q), -1)
 
     def feed_forward(self, prefix: str, x: Array, activation: str = "silu") -> Array:
