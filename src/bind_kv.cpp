@@ -21,6 +21,7 @@ using Input = nb::ndarray<nb::ro, nb::ndim<3>, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using OutBytes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutFloats = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using State = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -155,6 +156,25 @@ void add_sequence(nb::module_& m) {
              });
            },
            nb::arg("layer"), nb::arg("side"), nb::arg("head"), nb::arg("first"), nb::arg("out").noconvert())
+      .def("save",
+           [](const Sequence& s, int32_t layer, int32_t head) {
+             const int64_t bytes = kvant_sequence_state_bytes(s.handle.get(), layer, head);
+             if (bytes < 0) throw nb::index_error("no such head");
+             PyObject* out = PyBytes_FromStringAndSize(nullptr, bytes);
+             if (!out) throw nb::python_error();
+             const nb::bytes state = nb::steal<nb::bytes>(out);
+             auto* to = reinterpret_cast<uint8_t*>(PyBytes_AsString(out));
+             run("save", [&] { return kvant_sequence_save(s.handle.get(), layer, head, to, bytes); });
+             return state;
+           },
+           nb::arg("layer"), nb::arg("head"))
+      .def("load",
+           [](const Sequence& s, int32_t layer, int32_t head, State state, bool in_place) {
+             run("load", [&] {
+               return kvant_sequence_load(s.handle.get(), layer, head, state.data(), int64_t(state.shape(0)), in_place);
+             });
+           },
+           nb::arg("layer"), nb::arg("head"), nb::arg("state").noconvert(), nb::arg("in_place"))
       .def("write",
            [](const Sequence& s, int32_t layer, Bytes k, Bytes v) {
              const Layer& own = s.layer(layer);

@@ -373,6 +373,14 @@ int32_t kvant_sequence_decode(const kvant_sequence* sequence, int32_t layer, int
 /* Appends rows [tokens, heads] as kvant_sequence_read gives them. */
 int32_t kvant_sequence_write(kvant_sequence* sequence, int32_t layer, int64_t tokens, const uint8_t* k, const uint8_t* v);
 
+/* The pages of one head as they are, with all that a sequence knows of them. */
+int64_t kvant_sequence_state_bytes(const kvant_sequence* sequence, int32_t layer, int32_t head);
+int32_t kvant_sequence_save(const kvant_sequence* sequence, int32_t layer, int32_t head, uint8_t* out, int64_t bytes);
+/* Into a head without tokens of a cache with the same layer. in_place: pages are not copied but read where they lie,
+ * aligned to 64 bytes, until the last sequence that shares them is freed. KVANT_BAD_SHAPE for what is no such state. */
+int32_t kvant_sequence_load(kvant_sequence* sequence, int32_t layer, int32_t head, const uint8_t* state, int64_t bytes,
+                            bool in_place);
+
 /* ---- quality ---- */
 
 /* Of two rows of logits. */

@@ -32,9 +32,9 @@ KVANT_INLINE Sixteen<V> load16(const T* x) {
   return all;
 }
 
-// scores[r][j] of kRows rows and the keys of a page.
+// scores[r][j] of kRows rows and the keys of a page. Not inline: among other code gcc keeps the sums in memory.
 template <class V, int kRows, class T>
-KVANT_INLINE void score_floats(const AttendJob& job, const T* k, int row, float* scores) {
+__attribute__((noinline)) void score_floats(const AttendJob& job, const T* k, int row, float* scores) noexcept {
   constexpr int kSixteens = AttendTile<V>::kSixteens;
   const auto factor = V::splat(job.scale);
   const float* q = job.q + row * job.q_stride;
@@ -249,6 +249,7 @@ struct PageStep {
     exactly = exactly && job.exactly[1];
     if (job.cap > 0.0f) cap_scores<V>(weights, rows, job.cap, job.inv_cap);
     for (int r = 0; r < rows; ++r) {
+      ask(*next);
       if (seen[r].none()) memset(weights + r * kPageTokens, 0, 4 * kPageTokens);
       else weigh_page<V>(weights + r * kPageTokens, seen[r].begin, seen[r].end, int(stride) - kStateHead, states + (row + r) * stride);
     }
@@ -341,8 +342,8 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
     ends[r] = job.causal ? job.position + token + 1 : job.keys;
     if (++left == job.group) left = 0, ++token;
   }
-  const int64_t steps = pieces_of(job.rows, group) * (2 * k_blocks + 5 * v_blocks);
-  const int64_t page_lines = (job.v_offset + kv_page_bytes(kKvCodecs.row[job.v_codec], job.value_dim, true)) / 64;
+  const int64_t steps = pieces_of(job.rows, group) * (2 * k_blocks + 5 * v_blocks) + job.rows + kTiles * (k_blocks + v_blocks);
+  const int64_t page_bytes = job.v_offset + kv_page_bytes(kKvCodecs.row[job.v_codec], job.value_dim, true);
   for (int64_t page = chunk * kChunkPages; page < (chunk + 1) * kChunkPages && page < last; ++page) {
     // Later tokens see later keys: the rows that see any of a page follow each other.
     int from = 0, to = job.rows;
@@ -352,18 +353,18 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
     const uint8_t* body = job.body[page - job.first_page];
     NextPage next = {};
     if (page + 1 < last) {
-      next.at = job.body[page + 1 - job.first_page];
-      next.end = next.at + 64 * page_lines;
-      next.step = 64 * int32_t(pieces_of(page_lines, steps));
+      next.from = job.body[page + 1 - job.first_page];
+      next.part = int32_t(64 * pieces_of(page_bytes, 64 * NextPage::kPlaces));
+      next.step = int32_t(64 * pieces_of(page_bytes, 64 * steps));
     }
     PageStep<V> step = {job,     keys,    values,  page,   body,   body + job.v_offset, nullptr, nullptr,
                         nullptr, nullptr, states, stride, ends,   &next};
     if (step.quantized_keys() && keys.expand[0]) {
-      keys.expand[0](step.k, k_blocks, key_codes);
+      keys.expand[0](step.k, k_blocks, key_codes, next);
       step.key_codes = key_codes;
     }
     if (step.quantized_values() && values.expand[1]) {
-      values.expand[1](step.v, v_blocks, value_codes);
+      values.expand[1](step.v, v_blocks, value_codes, next);
       step.value_codes = value_codes;
     }
     if (page * kPageTokens < job.sink) step.sink = job.sinks[page];

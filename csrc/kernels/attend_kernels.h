@@ -43,10 +43,14 @@ struct AttendJob {
   int64_t v_offset, exact_v_offset;
 };
 
-// What will be read next, asked for little by little while a page is worked on.
+// What will be read next, asked for little by little while a page is worked on, at so many places in turn: what the
+// processor fetches ahead by itself ends with each 4 KiB.
 struct NextPage {
-  const uint8_t *at, *end;
-  int32_t step;  // bytes at a time, whole lines
+  static constexpr int kPlaces = 4;
+  const uint8_t* from;
+  int32_t part;       // bytes of each place
+  int32_t step;       // bytes at a time, whole lines
+  int32_t at, place;
 };
 
 // Before the sums of a state, a multiple of 32 of them: the largest score, and the sum of exp(score - largest).
@@ -63,7 +67,7 @@ struct KvCodecKernels {
   void (*put[2])(const KvRows& rows, int count, int blocks, uint8_t* side, int token) noexcept;
   void (*take[2])(const uint8_t* side, int token, int count, int blocks, const KvRows& rows) noexcept;
   // Codes of a page's keys or values for the products, a byte each; null where they lie so.
-  void (*expand[2])(const uint8_t* side, int blocks, uint8_t* out) noexcept;
+  void (*expand[2])(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept;
   // Scores [rows][kPageTokens] of rows row .. row + rows - 1 of a job, a group of at most `group`.
   void (*score)(const AttendJob&, const uint8_t* codes, const uint8_t* side, int row, int rows, float* scores,
                 NextPage& next) noexcept;

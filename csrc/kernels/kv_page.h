@@ -14,6 +14,17 @@
 
 namespace kvant {
 
+// The next lines of a page that will be wanted.
+KVANT_INLINE void ask(NextPage& next) {
+  if (next.at >= next.part) return;
+  const uint8_t* from = next.from + next.place * next.part + next.at;
+  for (int i = 0; i < next.step; i += 64) __builtin_prefetch(from + i);
+  if (++next.place == NextPage::kPlaces) {
+    next.place = 0;
+    next.at += next.step;
+  }
+}
+
 constexpr int kTileTokens = 16, kTiles = kPageTokens / kTileTokens;
 // Of a block of a tile, a byte a code.
 constexpr int kStepBytes = 64, kBlockCodes = 8 * kStepBytes;
@@ -283,9 +294,10 @@ struct KvValueTable {
 };
 
 template <class V, class C>
-void expand_keys(const uint8_t* side, int blocks, uint8_t* out) noexcept {
+void expand_keys(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept {
   constexpr int kBytes = KvPlanes<C>::kBytes;
   for (int i = 0; i < kTiles * blocks; ++i, side += kBytes, out += kBlockCodes) {
+    ask(next);
     for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {
       each_step<V, C>(side, lane, [&](int s, typename V::I code) KVANT_LAMBDA {
         if constexpr (C::kTable != nullptr) {
@@ -302,11 +314,12 @@ void expand_keys(const uint8_t* side, int blocks, uint8_t* out) noexcept {
 
 // Values of codes, signed bytes, negated where the scale is negative.
 template <class V, class C>
-void expand_values(const uint8_t* side, int blocks, uint8_t* out) noexcept {
+void expand_values(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept {
   constexpr int kBytes = KvPlanes<C>::kBytes;
   const KvScales<C> scales(side, blocks);
   for (int tile = 0; tile < kTiles; ++tile) {
     for (int b = 0; b < blocks; ++b, side += kBytes, out += kBlockCodes) {
+      ask(next);
       alignas(16) uint8_t negative[kTileTokens];
       if constexpr (kSignedScale<C>) {
         for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {

@@ -15,13 +15,6 @@
 
 namespace kvant {
 
-// The next lines of a page that will be wanted.
-KVANT_INLINE void ask(NextPage& next) {
-  const uint8_t* end = next.at + next.step;
-  if (end > next.end) return;
-  for (; next.at < end; next.at += 64) __builtin_prefetch(next.at);
-}
-
 // Tiles of keys that are multiplied with so many rows at once.
 template <class V>
 constexpr int score_tiles(int rows) {

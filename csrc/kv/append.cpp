@@ -94,7 +94,7 @@ class KvSequence::Growth {
     if (length % kPageTokens && length / kPageTokens == behind - 1 && !have.empty()) {
       run.first = behind - 1;
       Page* last = have.back();
-      if (last->references.load(std::memory_order_acquire) == 1) {
+      if (last->size && last->references.load(std::memory_order_acquire) == 1) {
         run.there = last;
       } else {
         Page* copy;

@@ -107,6 +107,12 @@ class KvSequence {
   Status read(int layer, int side, int head, int64_t first, int64_t tokens, uint8_t* bytes, float* floats) const;
   Status write(int layer, int64_t tokens, const uint8_t* k, const uint8_t* v);
 
+  // All pages of a head as they are (state.cpp), and such pages in a head without tokens: copied, or left where they
+  // lie, aligned to 64 bytes, as long as the cache lives.
+  int64_t state_bytes(int layer, int head) const;
+  Status save(int layer, int head, uint8_t* out) const;
+  Status load(int layer, int head, const uint8_t* state, int64_t bytes, bool in_place);
+
  private:
   class Growth;
   friend class Attention;

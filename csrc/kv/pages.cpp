@@ -66,8 +66,16 @@ PagePool::Want PagePool::take(int64_t bytes, Page*& page) {
   return Want::page;
 }
 
+Page* PagePool::attach(const uint8_t* data) {
+  return new (std::nothrow) Page{const_cast<uint8_t*>(data), nullptr, 1};
+}
+
 void PagePool::drop(Page* page) {
   if (page->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  if (!page->size) {
+    delete page;
+    return;
+  }
   const std::lock_guard lock(mutex_);
   // There is room: as many places were reserved as there are pages.
   page->size->free.push_back(page);

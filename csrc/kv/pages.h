@@ -13,7 +13,7 @@ struct PageSize;
 
 struct Page {
   uint8_t* data;
-  PageSize* size;
+  PageSize* size;  // null of memory that is not the pool's
   std::atomic<int32_t> references;
 };
 
@@ -40,6 +40,8 @@ class PagePool {
   enum class Want { page, over_budget, no_memory };
   // A page with one reference, its contents those of any page before: numbers that are finite.
   Want take(int64_t bytes, Page*& page);
+  // A page over memory that the caller keeps and nobody writes to; null when there is no memory. It counts for nothing.
+  Page* attach(const uint8_t* data);
   void hold(Page* page) { page->references.fetch_add(1, std::memory_order_relaxed); }
   void drop(Page* page);
 

@@ -4,6 +4,7 @@ from kvant.kv.cache import KVCache, KVCalibration, KVStats
 from kvant.kv.codecs import CODECS, KVSide
 from kvant.kv.presets import PRESETS, KVPolicy, KVPreset
 from kvant.kv.sequence import KVSequence
+from kvant.kv.state import StateError
 from kvant.kv.stateless import attention, merge_lse
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "KVSequence",
     "KVSide",
     "KVStats",
+    "StateError",
     "attention",
     "merge_lse",
 ]

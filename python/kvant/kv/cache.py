@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from kvant.kv.codecs import RULES, KVSide, Table, codec_number, row_bits, side_o
 from kvant.kv.presets import KVPolicy, preset_of
 from kvant.kv.sequence import KVSequence
 from kvant.kv.spec import LayerShape, spec_of
+from kvant.kv.state import load
 
 __all__ = ["KVCache", "KVCalibration", "KVStats"]
 
@@ -86,6 +88,11 @@ class KVCache:
     calibration
         For sides that center or equalize.
 
+    Attributes
+    ----------
+    fingerprint : str or None
+        Of the model whose keys these are; states of another are refused.
+
     Raises
     ------
     ShapeError
@@ -135,6 +142,8 @@ class KVCache:
         owned = [layer for layer in range(layers) if self.owners[layer] == layer]
         self._places = [owned.index(owner) for owner in self.owners]
         self._core = _core.KvCache([self._native(layer) for layer in owned], budget or 0)
+        self.fingerprint: str | None = None
+        self._kept: list[Any] = []
 
     @classmethod
     def from_model(
@@ -173,7 +182,7 @@ class KVCache:
         """
         spec, chosen = spec_of(source), preset_of(preset)
         shapes = spec.shapes
-        return cls(
+        cache = cls(
             len(shapes),
             [shape.kv_heads for shape in shapes],
             [shape.head_dim for shape in shapes],
@@ -186,6 +195,8 @@ class KVCache:
             share=spec.share,
             calibration=calibration,
         )
+        cache.fingerprint = getattr(source, "fingerprint", None)
+        return cache
 
     @property
     def layers(self) -> int:
@@ -201,6 +212,32 @@ class KVCache:
     def sequence(self) -> KVSequence:
         """A new sequence without tokens."""
         return KVSequence(self, self._core.sequence())
+
+    def load(self, path: str | os.PathLike[str], *, in_place: bool = False) -> KVSequence:
+        """A sequence out of a file that `KVSequence.save` wrote, on whatever processor.
+
+        Parameters
+        ----------
+        path
+            The file.
+        in_place
+            Leave pages in the mapped file, which must not change while this cache lives; a page
+            is copied when a token is appended to it.
+
+        Raises
+        ------
+        StateError
+            The file holds no state of such a cache and model, or was cut or changed.
+        CacheFullError
+            The budget has no room.
+        OSError
+            The file cannot be read.
+        """
+        return load(self, path, in_place)
+
+    def keep(self, memory: Any) -> None:
+        """Keep what pages lie in as long as the cache."""
+        self._kept.append(memory)
 
     def stats(self) -> KVStats:
         """What the cache holds now."""

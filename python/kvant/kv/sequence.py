@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from kvant import _core
 from kvant.arrays import FLOAT_TYPES, bits, checked_out, empty, f32_array, f32_vector, float_type
 from kvant.errors import ShapeError
+from kvant.kv.state import save
 
 if TYPE_CHECKING:
     from kvant.kv.cache import KVCache
@@ -25,10 +27,18 @@ class KVSequence:
 
     Results depend on the tokens that were appended and on the queries only: not on how many were
     appended at a time, on threads, on other sequences or on the processor.
+
+    Attributes
+    ----------
+    cache : KVCache
+        Whose pages it has; it lives as long.
+    tokens : int64 [T] or None
+        The tokens that were saved with it, of a sequence out of a file.
     """
 
     def __init__(self, cache: KVCache, core: _core.KvSequence) -> None:
         self.cache = cache
+        self.tokens: NDArray[np.int64] | None = None
         self._core = core
 
     @property
@@ -171,6 +181,18 @@ class KVSequence:
             There are not so many, or a window has let go of tokens that would be seen again.
         """
         self._core.truncate(length)
+
+    def save(self, path: str | os.PathLike[str], tokens: Any = None) -> None:
+        """Write all pages to a file, whole or not at all.
+
+        Parameters
+        ----------
+        path
+            The file; one that is there is replaced.
+        tokens : integers [T], optional
+            The ids that the keys are of, to go with them.
+        """
+        save(self, path, tokens)
 
     def keys(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
         """Keys of one head as they are stored, decoded, without transforms: f32 [T, head_dim]."""

@@ -1,0 +1,153 @@
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "kv/cache.h"
+
+namespace kvant {
+namespace {
+
+// Before the pages of a head: body, exact, sinks, in this order.
+struct StateHead {
+  int64_t length, first, body, first_exact, exact, sinks, reserved[2];
+};
+static_assert(sizeof(StateHead) == 64);
+
+int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+int64_t bytes_of(const KvLayer& layer, const StateHead& head) {
+  return int64_t(sizeof head) + head.body * layer.page_bytes() + (head.exact + head.sinks) * layer.exact_bytes();
+}
+
+StateHead head_of(const HeadPages& own) {
+  return {own.length,           own.first,             int64_t(own.body.size()), own.first_exact, int64_t(own.exact.size()),
+          int64_t(own.sinks.size()), {}};
+}
+
+// Whether such pages can be those of a sequence.
+bool is_sound(const KvLayer& layer, const StateHead& head) {
+  constexpr int64_t kMost = int64_t(1) << 40;
+  if (head.length < 0 || head.length > kMost) return false;
+  const int64_t end = pages_of(head.length);
+  if (head.first < 0 || head.first > end || head.body != end - head.first) return false;
+  if (head.first > 0 && (layer.window == kNoWindow || head.first * kPageTokens > head.length - layer.window)) return false;
+  const bool tail = layer.quantized() && layer.tail > 0;
+  if (head.exact < 0 || head.first_exact < 0 || head.first_exact > end) return false;
+  if (head.exact != (tail ? end - head.first_exact : 0)) return false;
+  const int64_t sinks = layer.quantized() ? std::min(end, pages_of(layer.sink)) : 0;
+  return head.sinks == sinks;
+}
+
+// Whether no number of the exponent bits `top` is NaN or infinite.
+template <class Word>
+bool all_finite(const uint8_t* bytes, int64_t count, Word top) {
+  bool finite = true;
+  for (int64_t i = 0; i < count; i += int64_t(sizeof(Word))) {
+    Word word;
+    memcpy(&word, bytes + i, sizeof word);
+    finite = finite && (word & top) != top;
+  }
+  return finite;
+}
+
+bool is_sound(const KvCodecInfo& codec, int32_t dim, int side, const uint8_t* bytes) {
+  const int64_t size = kv_page_bytes(codec, dim, side);
+  if (codec.quantized) {
+    const int64_t scales = (codec.row_scale ? 1 : kv_blocks(dim)) * kPageTokens * 2;
+    const uint8_t* from = bytes + size - scales * (codec.has_min ? 2 : 1);
+    if (!all_finite<uint16_t>(from, bytes + size - from, 0x7c00)) return false;
+    for (int64_t i = 1; codec.bits == 8 && i < scales; i += 2) {
+      if (from[i] & 0x80) return false;
+    }
+    return true;
+  }
+  if (codec.bits == 32) return all_finite<uint32_t>(bytes, size, 0x7f800000);
+  return all_finite<uint16_t>(bytes, size, codec.ggml_type == 1 ? 0x7c00 : 0x7f80);
+}
+
+}  // namespace
+
+int64_t KvSequence::state_bytes(int layer, int head) const {
+  const std::lock_guard lock(mutex_);
+  return bytes_of(cache_->layers()[size_t(layer)], head_of(pages(layer, head)));
+}
+
+Status KvSequence::save(int layer_index, int head, uint8_t* out) const {
+  const KvLayer& layer = cache_->layers()[size_t(layer_index)];
+  const std::lock_guard lock(mutex_);
+  const HeadPages& own = pages(layer_index, head);
+  const StateHead begin = head_of(own);
+  memcpy(out, &begin, sizeof begin);
+  out += sizeof begin;
+  const auto copy = [&](const std::vector<Page*>& from, int64_t bytes) {
+    for (const Page* page : from) {
+      memcpy(out, page->data, size_t(bytes));
+      out += bytes;
+    }
+  };
+  copy(own.body, layer.page_bytes());
+  copy(own.exact, layer.exact_bytes());
+  copy(own.sinks, layer.exact_bytes());
+  return {};
+}
+
+Status KvSequence::load(int layer_index, int head, const uint8_t* state, int64_t bytes, bool in_place) {
+  const KvLayer& layer = cache_->layers()[size_t(layer_index)];
+  const std::lock_guard lock(mutex_);
+  HeadPages& own = pages(layer_index, head);
+  if (own.length != 0) return {Code::bad_shape, "the head has tokens already"};
+  StateHead begin;
+  if (bytes < int64_t(sizeof begin)) return {Code::bad_shape, "the state is shorter than its head"};
+  memcpy(&begin, state, sizeof begin);
+  if (!is_sound(layer, begin) || bytes != bytes_of(layer, begin)) {
+    return {Code::bad_shape, "the state is not one of such a layer"};
+  }
+  PagePool& pool = cache_->pool();
+  HeadPages fresh;
+  fresh.length = begin.length;
+  fresh.first = begin.first;
+  fresh.first_exact = begin.first_exact;
+  Status status;
+  const KvCodecInfo& half = kKvCodecs.row[int(KvCodec::f16)];
+  const auto take = [&](std::vector<Page*>& to, int64_t count, int64_t size, bool coded) {
+    for (int64_t i = 0; i < count && status.ok(); ++i, state += size) {
+      const int64_t v = coded ? layer.side_bytes(0) : layer.exact_offset();
+      if (!is_sound(coded ? layer.info(0) : half, layer.dim, 0, state) ||
+          !is_sound(coded ? layer.info(1) : half, layer.value_dim, 1, state + v)) {
+        status = {Code::bad_shape, "the state holds numbers that are not finite"};
+        return;
+      }
+      Page* page = nullptr;
+      if (in_place) {
+        page = pool.attach(state);
+      } else if (const auto want = pool.take(size, page); want == PagePool::Want::page) {
+        memcpy(page->data, state, size_t(size));
+      } else if (want == PagePool::Want::over_budget) {
+        status = {Code::full, "the cache is full: its budget has no page left"};
+      }
+      if (status.ok() && !page) status = {Code::no_memory, "no memory for a page"};
+      if (page) to.push_back(page);
+    }
+  };
+  try {
+    fresh.body.reserve(size_t(begin.body));
+    fresh.exact.reserve(size_t(begin.exact));
+    fresh.sinks.reserve(size_t(begin.sinks));
+  } catch (const std::bad_alloc&) {
+    return {Code::no_memory, "no memory for the pages of a sequence"};
+  }
+  state += sizeof begin;
+  take(fresh.body, begin.body, layer.page_bytes(), true);
+  take(fresh.exact, begin.exact, layer.exact_bytes(), false);
+  take(fresh.sinks, begin.sinks, layer.exact_bytes(), false);
+  if (!status.ok()) {
+    for (auto* list : {&fresh.body, &fresh.exact, &fresh.sinks}) {
+      for (Page* page : *list) pool.drop(page);
+    }
+    return status;
+  }
+  own = std::move(fresh);
+  return {};
+}
+
+}  // namespace kvant
