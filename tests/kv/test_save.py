@@ -1,7 +1,8 @@
-"""States of sequences in files: the same bits afterwards, and nothing taken from what was changed."""
+"""States of sequences in files: the same bits afterwards, nothing taken from what was changed."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 
@@ -30,7 +31,9 @@ def make(k="q8_0", v="q4_0", budget=None, **changes):
 def fed(cache, tokens, seed=1):
     seq = cache.sequence()
     for layer in range(cache.layers):
-        seq.append(layer, normal(tokens, HEADS, DIM, seed=seed), normal(tokens, HEADS, DIM, seed=seed + 1))
+        seq.append(
+            layer, normal(tokens, HEADS, DIM, seed=seed), normal(tokens, HEADS, DIM, seed=seed + 1)
+        )
     return seq
 
 
@@ -38,7 +41,9 @@ def more(seq, tokens=40, seed=7):
     """What comes of tokens appended now."""
     out = []
     for layer in range(seq.cache.layers):
-        seq.append(layer, normal(tokens, HEADS, DIM, seed=seed), normal(tokens, HEADS, DIM, seed=seed + 1))
+        seq.append(
+            layer, normal(tokens, HEADS, DIM, seed=seed), normal(tokens, HEADS, DIM, seed=seed + 1)
+        )
         out.append(seq.attend(layer, normal(tokens, 2 * HEADS, DIM, seed=seed + 2), lse=True))
     return np.concatenate([words(x).ravel() for pair in out for x in pair])
 
@@ -149,8 +154,6 @@ def test_heads_of_states_that_cannot_be_are_refused(data, at):
     state = bytearray(seq._core.save(0, 0))
     state[at : at + len(data)] = data
     cache = make()
-    try:
+    with contextlib.suppress(Error):
         cache.sequence()._core.load(0, 0, np.frombuffer(bytes(state), np.uint8), False)
-    except Error:
-        pass
     assert cache.nbytes == 0

@@ -33,10 +33,16 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="GGUF file")
-    which = parser.add_mutually_exclusive_group(required=True)
+    which = parser.add_mutually_exclusive_group()
     which.add_argument("--base", type=Path, metavar="FILE", help="GGUF, .kvl or .kld file")
     which.add_argument(
         "--save-base", type=Path, metavar="FILE", help="write MODEL's predictions to .kvl or .kld"
+    )
+    parser.add_argument(
+        "--kv",
+        metavar="HOW",
+        help="MODEL keeps keys and values so: lossless, balanced, compact, tiny, or codecs such as "
+        "q8_0/q4_0; without --base it is compared with itself and f16",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text to score")
     parser.add_argument(
@@ -74,11 +80,23 @@ def run(args: argparse.Namespace) -> int:
     from ..lab.saving import save_base
     from .console import bar
 
+    if args.base is None and args.save_base is None:
+        if args.kv is None:
+            raise Error("[eval] expected --base, --save-base or --kv, got none of them")
+        args.base = Path(args.model)
+    if args.save_base is not None and args.kv is not None:
+        raise Error("[eval] expected --kv without --save-base, got both")
     shared = {"chunks": args.chunks, "ctx": args.ctx, "threads": args.threads}
     with bar() as update:
         if args.base is not None:
             found = evaluate(
-                args.model, args.base, args.text, head=args.head, progress=update, **shared
+                args.model,
+                args.base,
+                args.text,
+                head=args.head,
+                kv=args.kv,
+                progress=update,
+                **shared,
             )
         else:
             if args.text is None:
@@ -106,6 +124,7 @@ def _json(args: argparse.Namespace, found: Any) -> str:
 
     base = args.base or args.save_base
     record = {"kind": "kvant.eval", "version": 1, "model": args.model, "base": str(base)}
+    record["kv"] = args.kv or "f16"
     return json.dumps(record | plain(asdict(found)), indent=1, allow_nan=False)
 
 

@@ -61,6 +61,18 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--profile", action="store_true", help="show where the time of a decoded token goes"
     )
+    parser.add_argument(
+        "--kv",
+        metavar="HOW",
+        help="keep keys and values so: lossless, balanced, compact, tiny, or codecs such as "
+        "q8_0 or q8_0/q4_0 (default: f16)",
+    )
+    parser.add_argument(
+        "--load-state", type=Path, metavar="FILE", help="go on behind what --save-state wrote"
+    )
+    parser.add_argument(
+        "--save-state", type=Path, metavar="FILE", help="write keys and values of all tokens"
+    )
     parser.add_argument("--json", action="store_true", help="text and figures as JSON")
     parser.set_defaults(run=run)
 
@@ -72,9 +84,11 @@ def run(args: argparse.Namespace) -> int:
     from .console import bar
 
     text = args.prompt if args.file is None else args.file.read_text(encoding="utf-8")
-    model = models.load(args.model, act=args.act, pack=not args.no_pack, threads=args.threads)
+    model = models.load(
+        args.model, act=args.act, pack=not args.no_pack, threads=args.threads, kv=args.kv
+    )
     tokenizer = model.tokenizer
-    ids = tokenizer.encode(text, bos=tokenizer.add_bos)
+    ids = tokenizer.encode(text, bos=tokenizer.add_bos and args.load_state is None)
     generation = Generation(
         model,
         ids,
@@ -84,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         ignore_eos=args.ignore_eos,
         profile=args.profile,
+        state=args.load_state,
     )
     with bar() as update:
         model.prepare(update)
@@ -96,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             sys.stdout.write(piece)
             sys.stdout.flush()
+    if args.save_state is not None:
+        generation.save(args.save_state)
     bandwidth = _bandwidth(args.threads) if generation.decoded else 0.0
     if args.json:
         figures = generation.figures(bandwidth)

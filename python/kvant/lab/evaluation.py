@@ -40,6 +40,7 @@ def evaluate(
     ctx: int = 512,
     chunks: int | None = None,
     head: str | Path | None = None,
+    kv: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Divergence:
@@ -61,6 +62,9 @@ def evaluate(
     head : path or None
         GGUF file whose head makes logits of the hidden states of a `.kvl` file; needed when the
         tested model's own head is another.
+    kv : str or None
+        How the tested model keeps keys and values, as for `kvant.KVCache.from_model`; the base
+        keeps them as f16.
     threads : int or None
         Windows that run side by side; the result does not depend on it.
     progress : callable or None
@@ -82,7 +86,7 @@ def evaluate(
         If the base file is broken, or of no known kind.
     """
     with ExitStack() as stack, side_by_side(threads) as (executor, each):
-        model = load_model(stack, model_path, each)
+        model = load_model(stack, model_path, each, kv)
         found = _open_base(stack, model, Path(base), text, ctx, head, each)
         if chunks is not None:
             found = _First(found, chunks)

@@ -31,9 +31,11 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, the windows done so far and all windows."""
 
 
-def load_model(stack: ExitStack, path: str | Path, threads: int) -> models.Model:
+def load_model(
+    stack: ExitStack, path: str | Path, threads: int, kv: str | None = None
+) -> models.Model:
     """A model whose file stays open as long as the stack."""
-    return models.load(stack.enter_context(gguf.open(path)), threads=threads)
+    return models.load(stack.enter_context(gguf.open(path)), threads=threads, kv=kv)
 
 
 def check_context(function: str, model: models.Model, ctx: int) -> None:

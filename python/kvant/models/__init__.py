@@ -53,6 +53,7 @@ def load(
     act: str = "q8",
     pack: bool = True,
     threads: int | None = None,
+    kv: str | None = None,
 ) -> Model:
     """Load a model from a GGUF file.
 
@@ -62,7 +63,7 @@ def load(
     Parameters
     ----------
     source : path, or a file opened by `kvant.gguf.open`
-    act, pack, threads
+    act, pack, threads, kv
         As for `Model`.
 
     Returns
@@ -77,4 +78,4 @@ def load(
         The architecture is none of `kvant.models.ARCHITECTURES`, or something is missing.
     """
     file = source if isinstance(source, gguf.GGUFFile) else gguf.open(source)
-    return Model(file.metadata, file.tensors, act=act, pack=pack, threads=threads)
+    return Model(file.metadata, file.tensors, act=act, pack=pack, threads=threads, kv=kv)

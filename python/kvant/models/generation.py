@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class Generation:
         Go on where the model would end the text.
     profile : bool
         Time every native call of the decoded tokens.
+    state : path, optional
+        A sequence that `save` wrote: the prompt goes on behind it.
 
     Attributes
     ----------
@@ -49,6 +52,8 @@ class Generation:
         Prompt and tokens exceed the context, or a setting is out of range.
     ShapeError
         The prompt is empty.
+    StateError
+        The file holds no sequence of this model and its cache.
     """
 
     def __init__(
@@ -62,10 +67,15 @@ class Generation:
         seed: int = 0,
         ignore_eos: bool = False,
         profile: bool = False,
+        state: str | PathLike[str] | None = None,
     ) -> None:
         self._model = model
         self._prompt = model.checked(ids, "generate")
-        context, count = model.config.context_length, len(self._prompt)
+        cache = model.cache()
+        sequence = cache.sequence() if state is None else cache.load(state)
+        self._session = model.start(sequence)
+        self._fed = [] if sequence.tokens is None else sequence.tokens.tolist()
+        context, count = model.config.context_length, sequence.length + len(self._prompt)
         if tokens < 0 or count + tokens > context:
             raise ModelError(
                 f"[generate] expected at most {context} tokens in all (context_length), "
@@ -83,9 +93,10 @@ class Generation:
     def ids(self) -> Iterator[int]:
         """The new tokens, one by one. Time that the caller takes between them does not count."""
         model, clock = self._model, time.perf_counter
-        session = model.start()
+        session = self._session
         began = clock()
         logits = model.head(session.feed(self._prompt)[-1])
+        self._fed += self._prompt.tolist()
         self.prefill_seconds = clock() - began
         for index in range(self._tokens):
             token = self._sampler.pick(logits)
@@ -95,6 +106,7 @@ class Generation:
             yield token
             if index + 1 < self._tokens:
                 logits = self._next(session, token)
+                self._fed.append(token)
 
     def _next(self, session: Session, token: int) -> Array:
         began = time.perf_counter()
@@ -106,6 +118,11 @@ class Generation:
         self.decode_seconds += time.perf_counter() - began
         self.decoded += 1
         return logits
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the sequence as it is now, to go on with it another time."""
+        sequence = self._session.sequence
+        sequence.save(path, self._fed if len(self._fed) == sequence.length else None)
 
     def pieces(self) -> Iterator[str]:
         """The new text as it comes; half a character waits for its other half."""
@@ -125,8 +142,8 @@ class Generation:
     def figures(self, bandwidth: float) -> dict[str, Any]:
         """Speeds and bytes; `bandwidth` is what the machine reads, in bytes per second."""
         model = self._model
-        middle = len(self._prompt) + self.decoded // 2
-        cache = cache_bytes_per_token(model.config, middle)
+        middle = self._session.sequence.length - self.decoded // 2
+        cache = cache_bytes_per_token(self._session.sequence.cache, middle)
         nbytes = weight_bytes_per_token(model) + cache
         rate = self.decoded / self.decode_seconds if self.decode_seconds else 0.0
         figures: dict[str, Any] = {

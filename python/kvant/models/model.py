@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from kvant.errors import ModelError, ShapeError
 from kvant.kv import KVCache, KVSequence
+from kvant.kv.presets import preset_of
 from kvant.kv.spec import layer_shapes
 from kvant.models.architectures import (
     ARCHITECTURES,
@@ -25,8 +27,11 @@ from kvant.models.step import Observer, Settings
 from kvant.models.tokenizer import Tokenizer, read_tokenizer
 from kvant.models.weights import Array, Tensor, WeightTable
 from kvant.products import act_number, matmul
+from kvant.qtensor import QTensor
 
 __all__ = ["Model"]
+
+_ENDS = 256  # elements of a tensor's beginning and end
 
 
 class Model:
@@ -40,12 +45,15 @@ class Model:
         Its weights, in NumPy axis order.
     act : {"q8", "f32"}
         Activations of products, as for `kvant.matmul`: eight bits, or as they are, which is slow
-        and for validation; keys and values are f32 then, otherwise f16.
+        and for validation.
     pack : bool
         Pack weights when they are first used: a copy in memory that multiplies faster. Without it
         they are multiplied where they lie, as in a mapped file.
     threads : int, optional
         At most this many; the set number by default. The logits do not depend on it.
+    kv : str, optional
+        How keys and values are stored, as for `KVCache.from_model`; f16 by default, or f32 where
+        activations are.
 
     Attributes
     ----------
@@ -67,13 +75,16 @@ class Model:
         act: str = "q8",
         pack: bool = True,
         threads: int | None = None,
+        kv: str | None = None,
     ) -> None:
         act_number("load", act)
+        if kv is not None:
+            preset_of(kv)
         self._metadata = metadata
         self.config = read_config(metadata, ARCHITECTURES)
         self._weights = tensors if isinstance(tensors, WeightTable) else WeightTable(tensors, pack)
         _check_tensors(self.config, self._weights)
-        self._settings = Settings(act, threads)
+        self._settings = Settings(act, threads, kv)
         self._eos_id = _eos_id(metadata)
         self._layers = architecture_of(self.config)(self.config, self._weights)
         self._head = "output.weight" if self.has_own_head else "token_embd.weight"
@@ -118,6 +129,7 @@ class Model:
             self._weights.replace(tensors),
             act=settings.act,
             threads=settings.threads,
+            kv=settings.kv,
         )
         if "tokenizer" in self.__dict__:
             model.tokenizer = self.tokenizer
@@ -151,8 +163,7 @@ class Model:
         ----------
         kv : KVCache, KVSequence or str, optional
             Where its keys and values are kept: a new sequence of a cache, one that goes on, or a
-            new cache of a preset or a codec (`KVCache.from_model`). By default they are f16, or f32
-            where activations are.
+            new cache as `cache` makes it.
         observe : callable, optional
             As for `logits`.
         """
@@ -166,10 +177,21 @@ class Model:
         return Session(self.config, self._weights, self._layers, self._settings, sequence, observe)
 
     def cache(self, kv: str | None = None) -> KVCache:
-        """A cache for sequences of this model; `kv` as for `start`."""
-        if kv is None:
-            kv = "f32" if self._settings.act == "f32" else "f16"
-        return KVCache.from_model(self, kv)
+        """A cache for sequences of this model, of a preset or of codecs; its own by default."""
+        plain = "f32" if self._settings.act == "f32" else "f16"
+        return KVCache.from_model(self, kv or self._settings.kv or plain)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this model from others: a digest of its sizes and the ends of its weights."""
+        digest = hashlib.blake2b(repr(self.config).encode(), digest_size=16)
+        for name in sorted(self._weights):
+            tensor = self._weights[name]
+            data = tensor.data if isinstance(tensor, QTensor) else np.asarray(tensor)
+            flat = data.reshape(-1)
+            digest.update(f"{name} {tensor.shape}".encode())
+            digest.update(flat[:_ENDS].tobytes() + flat[-_ENDS:].tobytes())
+        return digest.hexdigest()
 
     def hidden(self, tokens: npt.ArrayLike, *, observe: Observer | None = None) -> Array:
         """What the head is given after each token: normed states of the last layer, [T, width].

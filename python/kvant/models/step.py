@@ -29,10 +29,11 @@ Observer = Callable[[str, Array, int | None], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How products are computed: `act` and `threads` of `kvant.matmul`."""
+    """How products are computed (`act` and `threads` of `kvant.matmul`), and how keys are kept."""
 
     act: str = "q8"
     threads: int | None = None
+    kv: str | None = None
 
 
 class Step:

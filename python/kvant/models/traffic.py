@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvant.models.config import ModelConfig
+from kvant.kv import KVCache
 from kvant.models.model import Model
 
 __all__ = ["cache_bytes_per_token", "weight_bytes_per_token"]
@@ -25,11 +25,12 @@ def weight_bytes_per_token(model: Model) -> int:
     return total
 
 
-def cache_bytes_per_token(config: ModelConfig, position: int) -> int:
-    """Bytes of f16 keys and values that the token at a position reads, its own among them."""
-    numbers = config.head_count_kv * (config.key_length + config.value_length)
-    seen = (
-        min(position + 1, config.window_of(layer) or position + 1)
-        for layer in range(config.block_count)
-    )
-    return 2 * numbers * sum(seen)
+def cache_bytes_per_token(cache: KVCache, position: int) -> int:
+    """Bytes of keys and values that the token at a position reads, its own among them."""
+    total = 0.0
+    for shape, sides in zip(cache.shapes, cache.sides, strict=True):
+        seen = min(position + 1, shape.window or position + 1)
+        bits = sides[0].bits(shape.head_dim) * shape.head_dim
+        bits += sides[1].bits(shape.value_dim) * shape.value_dim
+        total += seen * shape.kv_heads * bits / 8
+    return int(total)
