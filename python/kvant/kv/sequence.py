@@ -283,5 +283,5 @@ def _heads(function: str, name: str, x: Any, heads: int, dim: int) -> tuple[NDAr
         or any(s % array.itemsize for s in array.strides)
         or not array.flags.aligned
     ):
-        array = np.ascontiguousarray(array)
+        array = array.copy()
     return bits(array), FLOAT_TYPES.index(kind)
