@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvant import _core
 from kvant.errors import ShapeError
 from kvant.kv.sequence import KVSequence
 
@@ -32,10 +31,13 @@ Tokens = Sequence[int] | NDArray[np.integer[Any]]
 
 
 class _Prefix:
-    """A sequence of whole pages that is kept, and the hash of each of them."""
+    """A sequence of whole pages that is kept, and the hash of each of them.
 
-    def __init__(self, core: _core.KvSequence, digests: list[bytes]) -> None:
-        self.core = core
+    It is the native sequence that is kept: Python's would hold the cache, which holds the index.
+    """
+
+    def __init__(self, native: Any, digests: list[bytes]) -> None:
+        self.native = native
         self.digests = digests
 
 
@@ -70,7 +72,7 @@ class PrefixIndex:
     """
 
     def __init__(self, cache: KVCache) -> None:
-        # The cache keeps its index; the other way round memory would wait for the collector.
+        # The cache holds its index; were it held in turn, memory would wait for the collector.
         self._cache = weakref.ref(cache)
         # Shorter ones may stand in for longer ones that hold all their pages.
         self._plain = not cache.policy.tail and all(s.window is None for s in cache.shapes)
@@ -170,7 +172,7 @@ class PrefixIndex:
                 fresh = [prefix for prefix in found[pages - 1] if prefix not in tried]
                 for prefix in sorted(fresh, key=lambda prefix: len(prefix.digests)):
                     tried.add(prefix)
-                    seq = KVSequence(cache, prefix.core.fork())
+                    seq = KVSequence(cache, prefix.native.fork())
                     try:
                         seq.truncate(pages * PAGE_TOKENS)
                     except ShapeError:
