@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -193,6 +194,28 @@ def test_a_tail_is_exact_where_its_tokens_were_published():
     extend(fork, PROMPT[192:210])
     wanted = with_tokens(cache_of(policy=policy), PROMPT[:210])
     assert np.array_equal(words(fork.attend(0, QUERY)), words(wanted.attend(0, QUERY)))
+
+
+def test_threads_share_an_index():
+    one = cache_of()
+    alone = with_tokens(one, PROMPT)
+    wanted = alone.attend(0, QUERY)
+    # Room for what is computed and for little that is kept.
+    cache = cache_of(budget=5 * one.nbytes)
+
+    def serve(number):
+        for turn in range(20):
+            prompt = PROMPT if turn % 2 else np.roll(PROMPT, number)
+            seq, found = cache.prefixes.match(prompt)
+            extend(seq, prompt[found:])
+            cache.prefixes.publish(seq, prompt)
+            if turn % 2:
+                assert np.array_equal(words(seq.attend(0, QUERY)), words(wanted))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(serve, range(1, 5)))
+    cache.prefixes.drop()
+    assert cache.nbytes == 0
 
 
 def test_memory_does_not_wait_for_the_collector():
