@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS ?= 600
+OPERATIONS ?= 1000000
 ASAN_VENV ?= .venv-asan
 
 # What the installed package is made of: when any of it is newer, the package is built again.
@@ -49,6 +50,7 @@ bench: $(VENV)/.peers
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tools/fuzz_gguf.py --seconds $(SECONDS)
+	$(BIN)/python tests/kv/random_operations.py --operations $(OPERATIONS)
 
 # The stub of the extension is committed; a test compares.
 stubs: $(VENV)/.dev

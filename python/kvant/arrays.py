@@ -179,7 +179,8 @@ def f32_array(function: str, what: str, x: Any) -> NDArray[np.float32]:
             f"[{function}] expected {what} with a contiguous last axis, got strides {array.strides}"
         )
     fits = flags.aligned and not any(stride % 4 for stride in array.strides)
-    return array if fits else np.ascontiguousarray(array)
+    # NumPy calls an array contiguous that is not aligned.
+    return array if fits else array.copy()
 
 
 def f32_rows(function: str, array: NDArray[np.float32]) -> NDArray[np.float32]:

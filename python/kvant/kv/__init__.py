@@ -2,6 +2,7 @@
 
 from kvant.kv.cache import KVCache, KVCalibration, KVStats
 from kvant.kv.codecs import CODECS, KVSide
+from kvant.kv.prefix import PrefixIndex
 from kvant.kv.presets import PRESETS, KVPolicy, KVPreset
 from kvant.kv.sequence import KVSequence
 from kvant.kv.state import StateError
@@ -17,6 +18,7 @@ __all__ = [
     "KVSequence",
     "KVSide",
     "KVStats",
+    "PrefixIndex",
     "StateError",
     "attention",
     "merge_lse",

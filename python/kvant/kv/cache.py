@@ -12,6 +12,7 @@ import numpy as np
 from kvant import _core
 from kvant.errors import ShapeError
 from kvant.kv.codecs import RULES, KVSide, Table, codec_number, row_bits, side_of, signs_of
+from kvant.kv.prefix import PrefixIndex
 from kvant.kv.presets import KVPolicy, preset_of
 from kvant.kv.sequence import KVSequence
 from kvant.kv.spec import LayerShape, spec_of
@@ -144,6 +145,7 @@ class KVCache:
         self._core = _core.KvCache([self._native(layer) for layer in owned], budget or 0)
         self.fingerprint: str | None = None
         self._kept: list[Any] = []
+        self._prefixes = PrefixIndex(self)
 
     @classmethod
     def from_model(
@@ -208,6 +210,11 @@ class KVCache:
         """Bytes of all pages in use."""
         used, _, _ = self._usage()
         return used
+
+    @property
+    def prefixes(self) -> PrefixIndex:
+        """Prefixes that were published, for sequences that begin with the same tokens."""
+        return self._prefixes
 
     def sequence(self) -> KVSequence:
         """A new sequence without tokens."""

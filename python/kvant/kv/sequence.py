@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvant import _core
 from kvant.arrays import FLOAT_TYPES, bits, checked_out, empty, f32_array, f32_vector, float_type
-from kvant.errors import ShapeError
+from kvant.errors import CacheFullError, ShapeError
 from kvant.kv.state import save
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = ["KVSequence"]
 
 Array = NDArray[np.float32]
 _F32 = np.dtype(np.float32)
+T = TypeVar("T")
 
 
 class KVSequence:
@@ -67,7 +69,8 @@ class KVSequence:
         ShapeError
             A shape does not fit, or a number is NaN, infinite or too large for its codec.
         CacheFullError
-            The budget has no room. The sequence is then as it was, as after all errors.
+            The budget has no room, with all published prefixes let go of. The sequence is then as
+            it was, as after all errors.
         """
         cache = self.cache
         place, shape = cache.place(layer), cache.shapes[layer]
@@ -80,7 +83,7 @@ class KVSequence:
         v, v_type = _heads("append", "values", v, shape.kv_heads, shape.value_dim)
         if len(v) != len(k):
             raise ShapeError(f"[append] expected {len(k)} values as of keys, got {len(v)}")
-        bad = self._core.append(place, k, k_type, v, v_type, threads or 0)
+        bad = self._grow(lambda: self._core.append(place, k, k_type, v, v_type, threads or 0))
         if bad >= 0:
             token, head = divmod(bad, shape.kv_heads)
             codecs = "/".join(side.codec for side in cache.sides[layer])
@@ -239,7 +242,17 @@ class KVSequence:
                 raise ShapeError(
                     f"[from_ggml] expected {name} uint8 {wanted}, got {rows.dtype} {rows.shape}"
                 )
-        self._core.write(place, np.ascontiguousarray(k), np.ascontiguousarray(v))
+        k, v = np.ascontiguousarray(k), np.ascontiguousarray(v)
+        self._grow(lambda: self._core.write(place, k, v))
+
+    def _grow(self, call: Callable[[], T]) -> T:
+        """What the call gives, with published prefixes let go of where they take the room."""
+        while True:
+            try:
+                return call()
+            except CacheFullError:
+                if not self.cache.prefixes.drop_oldest():
+                    raise
 
     def _decode(self, layer: int, side: int, head: int, start: int, stop: int | None) -> Array:
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
@@ -270,5 +283,5 @@ def _heads(function: str, name: str, x: Any, heads: int, dim: int) -> tuple[NDAr
         or any(s % array.itemsize for s in array.strides)
         or not array.flags.aligned
     ):
-        array = np.ascontiguousarray(array)
+        array = array.copy()
     return bits(array), FLOAT_TYPES.index(kind)

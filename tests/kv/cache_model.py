@@ -1,0 +1,258 @@
+"""What a cache holds, as lists: pages are numbers with a count of references, tokens are numbers.
+
+Says of every operation of `KVCache` whether it is refused, and how many bytes are in use behind it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+PAGE = 64
+ROLLBACK = 64
+
+
+class RefusedError(Exception):
+    """The operation raises ShapeError."""
+
+
+class FullError(Exception):
+    """The operation raises CacheFullError."""
+
+
+def pages_of(tokens):
+    return -(-tokens // PAGE)
+
+
+@dataclass(frozen=True)
+class ModelLayer:
+    """Heads, bytes of a page and of one of exact tokens, and what is kept."""
+
+    heads: int
+    page_bytes: int
+    exact_bytes: int
+    window: int | None = None
+    sink: int = 0
+    tail: int = 0
+
+
+class Pool:
+    """Pages in use under a budget."""
+
+    def __init__(self, budget):
+        self.budget = budget
+        self.used = self.made = 0
+        self.references = Counter()
+        self.bytes = {}
+
+    def take(self, nbytes):
+        self.made += 1
+        self.references[self.made] = 1
+        self.bytes[self.made] = nbytes
+        self.used += nbytes
+        return self.made
+
+    def drop(self, pages):
+        for page in pages:
+            self.references[page] -= 1
+            if not self.references[page]:
+                del self.references[page]
+                self.used -= self.bytes.pop(page)
+
+    def fits(self, nbytes):
+        return self.budget is None or self.used + nbytes <= self.budget
+
+
+@dataclass
+class Pages:
+    """Of one layer; those of its heads are alike and counted as one."""
+
+    length: int = 0
+    first: int = 0
+    body: list[int] = field(default_factory=list)
+    first_exact: int = 0
+    exact: list[int] = field(default_factory=list)
+    sinks: list[int] = field(default_factory=list)
+
+    def copy(self):
+        return Pages(
+            self.length,
+            self.first,
+            self.body[:],
+            self.first_exact,
+            self.exact[:],
+            self.sinks[:],
+        )
+
+
+class ModelSequence:
+    """Tokens, of which each layer holds the first so many, and their pages."""
+
+    def __init__(self, layers, pool):
+        self.layers, self.pool = layers, pool
+        self.tokens = []
+        self.pages = [Pages() for _ in layers]
+
+    @property
+    def length(self):
+        return min(pages.length for pages in self.pages)
+
+    def free(self):
+        for own in self.pages:
+            self.pool.drop(own.body + own.exact + own.sinks)
+        self.pages = [Pages() for _ in self.layers]
+
+    def fork(self):
+        copy = ModelSequence(self.layers, self.pool)
+        copy.tokens = self.tokens[:]
+        copy.pages = [own.copy() for own in self.pages]
+        for own in copy.pages:
+            self.pool.references.update(own.body + own.exact + own.sinks)
+        return copy
+
+    def truncate(self, length):
+        for layer, own in zip(self.layers, self.pages, strict=True):
+            if not 0 <= length <= own.length:
+                raise RefusedError
+            if layer.window and max(length + 1 - layer.window, 0) < own.first * PAGE:
+                raise RefusedError
+        for layer, own in zip(self.layers, self.pages, strict=True):
+            last = pages_of(length)
+            self._cut(own.body, last - own.first)
+            self._cut(own.exact, last - own.first_exact)
+            if not own.exact:
+                own.first_exact = last
+            self._cut(own.sinks, min(last, pages_of(layer.sink)))
+            own.length = length
+        del self.tokens[length:]
+
+    def grow(self, number, count, commit=True):
+        """Append so many tokens to a layer, or find out that a row is refused (not commit)."""
+        if not count:
+            return
+        layer, own = self.layers[number], self.pages[number]
+        self._let_go(layer, own)
+        end = pages_of(own.length + count)
+        runs = [(own.body, own.first, layer.page_bytes, end)]
+        if layer.tail:
+            runs.append((own.exact, own.first_exact, layer.exact_bytes, end))
+        if own.length < layer.sink:
+            runs.append((own.sinks, 0, layer.exact_bytes, min(end, pages_of(layer.sink))))
+        plans = [self._plan(own.length, *run) for run in runs]
+        need = sum(nbytes * (copied + new) for _, nbytes, copied, new in plans)
+        if not self.pool.fits(need * layer.heads):
+            raise FullError
+        if not commit:
+            return
+        for pages, nbytes, copied, new in plans:
+            if copied:
+                self.pool.drop([pages.pop()])
+            pages += [self.pool.take(nbytes * layer.heads) for _ in range(copied + new)]
+        own.length += count
+
+    def sees_all_exactly(self, number, queries):
+        """Whether no rollback took away exact tokens that the last queries see."""
+        layer, own = self.layers[number], self.pages[number]
+        first = max(own.length - queries - layer.tail + 1, 0)
+        return not layer.tail or own.first_exact * PAGE <= max(first, 0)
+
+    def attend(self, number, queries):
+        """RefusedError where the last queries see what a window has let go of."""
+        layer, own = self.layers[number], self.pages[number]
+        if queries > own.length:
+            raise RefusedError
+        first = max(own.length - queries + 1 - (layer.window or own.length), 0)
+        if first < own.first * PAGE:
+            raise RefusedError
+
+    def _plan(self, length, pages, first, nbytes, end):
+        behind = first + len(pages)
+        partial = bool(pages) and length % PAGE and length // PAGE == behind - 1
+        copied = int(bool(partial) and self.pool.references[pages[-1]] > 1)
+        return pages, nbytes, copied, max(end - behind, 0)
+
+    def _let_go(self, layer, own):
+        if layer.window:
+            first = max(own.length - layer.window - ROLLBACK, 0) // PAGE
+            if first > own.first:
+                self._shift(own.body, first - own.first)
+                own.first = first
+        if layer.tail:
+            first = max(own.length - layer.tail - ROLLBACK, 0) // PAGE
+            if first > own.first_exact:
+                self._shift(own.exact, first - own.first_exact)
+                own.first_exact = first
+
+    def _shift(self, pages, count):
+        self.pool.drop(pages[:count])
+        del pages[:count]
+
+    def _cut(self, pages, kept):
+        kept = max(kept, 0)
+        self.pool.drop(pages[kept:])
+        del pages[kept:]
+
+
+class ModelIndex:
+    """Published prefixes: as they came, and the least recently used first."""
+
+    def __init__(self, layers):
+        self.plain = not any(layer.window or layer.tail for layer in layers)
+        self.kept, self.used = [], []
+
+    def drop_oldest(self):
+        if self.used:
+            self._remove(self.used[0])
+            return True
+        return False
+
+    def publish(self, seq, tokens, extra):
+        length = min(len(tokens), seq.length) // PAGE * PAGE
+        if not length:
+            return 0
+        for entry in self.kept:
+            if self._covers(entry, tokens, length, extra) and (
+                self.plain or entry[1].length == length
+            ):
+                self._touch(entry)
+                return length
+        fork = seq.fork()
+        try:
+            fork.truncate(length)
+        except RefusedError:
+            fork.free()
+            return 0
+        for entry in self.kept[:] if self.plain else ():
+            if entry[0] == extra and entry[1].tokens == tokens[: entry[1].length]:
+                self._remove(entry)
+        self.kept.append((extra, fork))
+        self.used.append(self.kept[-1])
+        return length
+
+    def match(self, tokens, extra):
+        """A fork of the longest prefix, or None."""
+        for length in range((len(tokens) - 1) // PAGE * PAGE, 0, -PAGE):
+            fitting = [e for e in self.kept if self._covers(e, tokens, length, extra)]
+            for entry in sorted(fitting, key=lambda entry: entry[1].length):
+                fork = entry[1].fork()
+                try:
+                    fork.truncate(length)
+                except RefusedError:
+                    fork.free()
+                    continue
+                self._touch(entry)
+                return fork
+        return None
+
+    def _covers(self, entry, tokens, length, extra):
+        own = entry[1].tokens
+        return entry[0] == extra and len(own) >= length and own[:length] == tokens[:length]
+
+    def _touch(self, entry):
+        self.used.remove(entry)
+        self.used.append(entry)
+
+    def _remove(self, entry):
+        self.kept.remove(entry)
+        self.used.remove(entry)
+        entry[1].free()

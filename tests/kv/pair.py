@@ -1,0 +1,277 @@
+"""A cache and its model, side by side: every operation is done to both, and they must agree.
+
+What a token's keys and values are depends on its id only, so that contents are known by tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from cache_model import FullError, ModelIndex, ModelLayer, ModelSequence, Pool, RefusedError
+
+from kvant import CacheFullError, KVCache, KVPolicy, ShapeError
+from support import words
+
+VOCABULARY = 1024
+KV_HEADS = [2, 2, 1, 1]
+HEAD_DIM = [32, 32, 32, 16]
+VALUE_DIM = [32, 32, 48, 16]
+CODECS = [("q8_0", "q4_0"), ("q8_0", "q4_0"), ("lm3", "q5_1"), ("f16", "f16")]
+# The second layer reads the first one's keys.
+SHARE = {1: 0}
+OWNED = [0, 2, 3]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the caches of a run are like."""
+
+    window: int | None = 100
+    sink: int = 5
+    tail: int = 40
+    budget: int | None = 700_000
+
+    def cache(self):
+        policy = KVPolicy(self.sink, self.tail, dict(enumerate(CODECS)))
+        window = [None, None, self.window, None]
+        return KVCache(
+            4,
+            KV_HEADS,
+            HEAD_DIM,
+            value_dim=VALUE_DIM,
+            policy=policy,
+            window=window,
+            budget=self.budget,
+            share=SHARE,
+        )
+
+    def model_layers(self):
+        """Bytes of pages are measured: what one token takes, in a cache that keeps nothing else."""
+        layers = []
+        for layer in OWNED:
+            exact = CODECS[layer] != ("f16", "f16")
+            plain = _one_token(replace(self, sink=0, tail=0, budget=None), layer)
+            both = _one_token(replace(self, sink=0, tail=1, budget=None), layer)
+            layers.append(
+                ModelLayer(
+                    KV_HEADS[layer],
+                    plain,
+                    both - plain,
+                    self.window if layer == 2 else None,
+                    self.sink if exact else 0,
+                    self.tail if exact else 0,
+                )
+            )
+        return layers
+
+
+def _one_token(setting, layer):
+    cache = setting.cache()
+    seq = cache.sequence()
+    k, v = keys_and_values(layer, [0])
+    seq.append(layer, k, v)
+    return cache.nbytes // KV_HEADS[layer]
+
+
+def _bank(layer, side):
+    dim = (VALUE_DIM if side else HEAD_DIM)[layer]
+    rng = np.random.default_rng([layer, side])
+    x = rng.standard_normal((VOCABULARY, KV_HEADS[layer], dim), dtype=np.float32)
+    return x * np.exp(rng.standard_normal((VOCABULARY, 1, 1), dtype=np.float32))
+
+
+BANK = {layer: (_bank(layer, 0), _bank(layer, 1)) for layer in OWNED}
+
+
+def keys_and_values(layer, tokens):
+    k, v = BANK[layer]
+    return k[tokens], v[tokens]
+
+
+@dataclass(eq=False)
+class Both:
+    """One sequence."""
+
+    real: object
+    model: ModelSequence
+
+
+@dataclass
+class Pair:
+    """The cache and what it should hold."""
+
+    setting: Setting = field(default_factory=Setting)
+    threads: int | None = 1
+
+    def __post_init__(self):
+        self.cache = self.setting.cache()
+        self.layers = self.setting.model_layers()
+        self.pool = Pool(self.setting.budget)
+        self.index = ModelIndex(self.layers)
+        self.sequences = []
+        self.refusals = 0
+        whole = replace(self.setting, budget=None).cache().sequence()
+        for layer in OWNED:
+            whole.append(layer, *BANK[layer])
+        self.decoded = {
+            (layer, side): np.stack(
+                [(whole.values if side else whole.keys)(layer, h) for h in range(KV_HEADS[layer])]
+            )
+            for layer in OWNED
+            for side in (0, 1)
+        }
+
+    def new(self):
+        both = Both(self.cache.sequence(), ModelSequence(self.layers, self.pool))
+        self.sequences.append(both)
+        return both
+
+    def free(self, both):
+        self.sequences.remove(both)
+        both.model.free()
+        both.real = None
+        self.check()
+
+    def fork(self, both):
+        fork = Both(both.real.fork(), both.model.fork())
+        self.sequences.append(fork)
+        self.check(fork)
+        return fork
+
+    def truncate(self, both, length):
+        self._same(lambda: both.real.truncate(length), lambda: both.model.truncate(length))
+        self.check(both)
+
+    def append(self, both, number, tokens):
+        """Tokens to a layer; where others hold more already, those that they hold.
+
+        Returns whether there was room.
+        """
+        model, layer = both.model, OWNED[number]
+        at = model.pages[number].length
+        known = model.tokens[at : at + len(tokens)]
+        tokens = known + tokens[len(known) :]
+        k, v = keys_and_values(layer, tokens)
+        there = self._same(
+            lambda: both.real.append(layer, k, v, threads=self.threads),
+            lambda: self._grow(model, number, len(tokens)),
+        )
+        if there:
+            model.tokens += tokens[len(known) :]
+        self.check(both)
+        return there
+
+    def append_refused(self, both, number, tokens, row, head, bad, side):
+        """Tokens of which one has a number that cannot be stored."""
+        model, layer = both.model, OWNED[number]
+        at = model.pages[number].length
+        kv = keys_and_values(layer, tokens)
+        kv[side][row, head % KV_HEADS[layer], row % 16] = bad
+
+        def grow():
+            self._grow(model, number, len(tokens), commit=False)
+            raise RefusedError
+
+        message = self._same(
+            lambda: both.real.append(layer, *kv, threads=self.threads), grow, message=True
+        )
+        place = f"position {at + row} (token {row}, head {head % KV_HEADS[layer]})"
+        assert message.endswith(place) or "budget" in message, message
+        self.check(both)
+
+    def attend(self, both, layer, queries, seed=0):
+        """The bits of a new cache that gets all tokens at once."""
+        owner = SHARE.get(layer, layer)
+        number = OWNED.index(owner)
+        heads = 2 * KV_HEADS[layer]
+        rng = np.random.default_rng(seed)
+        q = rng.standard_normal((queries, heads, HEAD_DIM[layer]), dtype=np.float32)
+        out = []
+        there = self._same(
+            lambda: out.append(both.real.attend(layer, q, threads=self.threads)),
+            lambda: both.model.attend(number, queries),
+        )
+        if not there or not both.model.sees_all_exactly(number, queries):
+            return False
+        fresh = replace(self.setting, budget=None).cache().sequence()
+        tokens = both.model.tokens[: both.model.pages[number].length]
+        fresh.append(owner, *keys_and_values(owner, tokens), threads=self.threads)
+        wanted = fresh.attend(layer, q, threads=self.threads)
+        assert np.array_equal(words(out[0]), words(wanted))
+        return True
+
+    def contents(self, both, number, side, head, start, stop):
+        """Keys or values start .. stop - 1 of a head, decoded."""
+        layer, own = OWNED[number], both.model.pages[number]
+        head %= KV_HEADS[layer]
+        start = min(max(start, own.first * 64), own.length)
+        stop = min(max(stop, start), own.length)
+        got = (both.real.values if side else both.real.keys)(layer, head, start, stop)
+        wanted = self.decoded[layer, side][head, both.model.tokens[start:stop]]
+        assert np.array_equal(words(got), words(wanted))
+
+    def publish(self, both, tokens, extra=b""):
+        published = self.cache.prefixes.publish(both.real, tokens, extra=extra)
+        assert published == self.index.publish(both.model, tokens, extra)
+        self.check(both)
+
+    def match(self, tokens, extra=b""):
+        seq, found = self.cache.prefixes.match(tokens, extra=extra)
+        model = self.index.match(tokens, extra)
+        assert found == (model.length if model else 0)
+        both = Both(seq, model or ModelSequence(self.layers, self.pool))
+        self.sequences.append(both)
+        self.check(both)
+        return both
+
+    def drop(self, nbytes):
+        before = self.pool.used
+        freed = self.cache.prefixes.drop(nbytes)
+        while self.index.kept and (nbytes is None or before - self.pool.used < nbytes):
+            self.index.drop_oldest()
+        assert freed == before - self.pool.used
+        self.check()
+
+    def check(self, both=None):
+        """Bytes in use, and lengths."""
+        assert self.cache.nbytes == self.pool.used
+        assert len(self.cache.prefixes) == len(self.index.kept)
+        if both is not None:
+            assert both.real.length == both.model.length
+            for layer, own in zip(OWNED, both.model.pages, strict=True):
+                assert both.real.layer_length(layer) == own.length
+
+    def close(self):
+        """Nothing is left when nobody holds anything."""
+        for both in self.sequences[:]:
+            self.free(both)
+        self.drop(None)
+        assert self.cache.nbytes == self.cache.stats().pages == 0
+
+    def _grow(self, model, number, count, commit=True):
+        while True:
+            try:
+                return model.grow(number, count, commit)
+            except FullError:
+                if not self.index.drop_oldest():
+                    raise
+
+    def _same(self, real, model, message=False):
+        """Do both; whether they were done, and not refused."""
+        # Not the errors themselves: their frames hold sequences.
+        error, text = None, ""
+        try:
+            real()
+        except (ShapeError, CacheFullError) as caught:
+            error, text = type(caught), str(caught)
+        refusal = None
+        try:
+            model()
+        except (RefusedError, FullError) as caught:
+            refusal = type(caught)
+        assert {ShapeError: RefusedError, CacheFullError: FullError, None: None}[
+            error
+        ] is refusal, text
+        self.refusals += error is not None
+        return text if message else error is None
