@@ -1,6 +1,7 @@
 """Caches of keys and values: compressed, in pages, attended over where they lie."""
 
-from kvant.kv.cache import KVCache, KVCalibration, KVStats
+from kvant.kv.cache import KVCache, KVStats
+from kvant.kv.calibration import KVCalibration, calibrate
 from kvant.kv.codecs import CODECS, KVSide
 from kvant.kv.presets import PRESETS, KVPolicy, KVPreset
 from kvant.kv.sequence import KVSequence
@@ -19,5 +20,6 @@ __all__ = [
     "KVStats",
     "StateError",
     "attention",
+    "calibrate",
     "merge_lse",
 ]
