@@ -116,10 +116,14 @@ class KVDump:
             What it holds does not fit.
         """
         try:
-            with np.load(path, allow_pickle=False) as found:
+            # A file that is no archive would stay open in NumPy's hands.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
                 layers = range(len(found["window"]))
+                q, k, v = ([found[f"{name}.{layer}"] for layer in layers] for name in "qkv")
                 return cls(
-                    *([found[f"{name}.{layer}"] for layer in layers] for name in "qkv"),
+                    q,
+                    k,
+                    v,
                     window=[int(w) or None for w in found["window"]],
                     scale=found["scale"].tolist(),
                     sinks=[found.get(f"sinks.{layer}") for layer in layers],

@@ -156,7 +156,7 @@ class _Head:
         self.output = self.mixed(self.weights)
         if self._near_scores is not None:
             near = np.where(self._near, self.weights[:, : len(k)], 0.0)
-            self._near_output = near @ _half(self._v).astype(np.float64)
+            self._near_output = near @ _half(v[:, head]).astype(np.float64)
         # What all tries are compared with.
         self.spread = self.centered_squares(self.scores)
         self.many = np.flatnonzero(self.seen.sum(axis=1) > rows.top)

@@ -146,6 +146,7 @@ def kv_optimize(
             )
         place = int(fitting[-1])
     else:
+        assert max_kl is not None
         fitting = np.flatnonzero(costs <= max_kl)
         if not len(fitting):
             raise ShapeError(

@@ -37,10 +37,10 @@ _COLUMNS = (
     _Column("bits", "bits", "{:.4g}".format),
     _Column("logits", "logit_error", small, True, 90),
     _Column("KL", "kl_mean", small, True),
-    _Column("KL 99%", "kl_p99", small, True, 80),
+    _Column("KL 99%", "kl_p99", small, True, 90),
     _Column("KL max", "kl_max", small, True, 100),
     _Column("same top", "top_overlap", "{:.1%}".format, True, 70),
-    _Column("output", "output_error", small),
+    _Column("output", "output_error", small, from_width=70),
     _Column("cost", "cost", small),
 )
 _CAPTION = """\
@@ -71,7 +71,7 @@ def study_text(study: KVStudy, width: int, layers: bool) -> str:
         rows = _table("by layer", ["layer", "", "codec"], columns)
         for row in study.rows:
             cells = [_cell(column, row) for column in columns]
-            rows.add_row(str(row.layer), _SIDES[row.side], row.codec, *cells)
+            rows.add_row(str(row.layer), row.side, row.codec, *cells)
         found.append(rows)
     for each_table in found:
         console.print(each_table)
@@ -95,7 +95,7 @@ def _cell(column: _Column, row: Any) -> str:
 
 def _traits(study: KVStudy) -> Table:
     table = Table(title="layers", **_LOOK)
-    titles = ("layer", "|K| / |V|", "mean of K", "mean of V", "outliers of K", "of V")
+    titles = ("layer", "|K|/|V|", "mean of K", "of V", "outliers of K", "of V")
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for t in study.traits:
