@@ -66,7 +66,8 @@ class KVCalibration:
         """
         tables: dict[str, list[Table]] = {name: [] for name in _NAMES}
         try:
-            with np.load(path, allow_pickle=False) as found:
+            # A file that is no archive would stay open in NumPy's hands.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
                 for name in _NAMES:
                     while (key := f"{name}.{len(tables[name])}") in found:
                         tables[name].append(found[key])
