@@ -14,7 +14,7 @@ from kvant import KVSide, models
 from kvant.errors import FormatError, ShapeError
 from kvant.kv import KVCalibration, calibrate
 from kvant.lab import KVDump, KVStudy, capture, kv_study
-from kvant.lab.kv_error import Rows, moved
+from kvant.lab.kv_error import Rows, Try, moved
 
 PLAIN = KVSide("q4_0", rotate="auto")
 COMPACT = KVSide("iq4_nl", rotate="auto", center=True, equalize=True)
@@ -118,7 +118,7 @@ def test_figures_are_those_of_loops(
     k_other = dump.k[0] + rng.standard_normal(k.shape, dtype=np.float32) / 4
     v_other = v + rng.standard_normal(v.shape, dtype=np.float32) / 4
     rows = Rows(np.array([1, 7, 30, 59]), sink, tail, 5)
-    found = moved(dump, 0, [(False, k_other), (True, v_other), (False, dump.k[0])], rows)
+    found = moved(dump, 0, [Try(False, k_other), Try(True, v_other), Try(False, dump.k[0])], rows)
     wanted = naive(dump, k_other, v_other, rows)
     values = wanted.pop("of_values")
     assert found[0]._asdict() == pytest.approx(wanted, rel=1e-9)
@@ -147,6 +147,9 @@ def test_exact_tokens_take_the_error_away() -> None:
     ]
     assert found[0] > found[1] > 100 * found[2]
     assert found[3] > found[4] > 100 * found[5]
+    # Floats are as they are.
+    rows = kv_study(dump, ["f32"], sink=4, tail=64).rows
+    assert [row.output_error for row in rows] == [0, 0]
 
 
 def test_traits_say_what_makes_a_layer_hard() -> None:

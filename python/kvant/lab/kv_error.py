@@ -6,6 +6,7 @@ position and a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from ..errors import ShapeError
 from ..kv import KVCache, KVCalibration, KVSide
 from .kv_dump import KVDump
 
-__all__ = ["Moved", "Rows", "coded", "moved"]
+__all__ = ["Moved", "Rows", "Try", "coded", "moved"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -41,6 +42,24 @@ class Rows:
     sink: int = 0
     tail: int = 0
     top: int = 8
+
+
+class Try(NamedTuple):
+    """One side of a layer, coded.
+
+    Attributes
+    ----------
+    value : bool
+        Whether it is that of values.
+    decoded : ndarray or None
+        What it is decoded to; None where the codec cannot hold it.
+    quantized : bool
+        Whether tokens at both ends are kept better, which floats need not.
+    """
+
+    value: bool
+    decoded: F32 | None
+    quantized: bool = True
 
 
 class Moved(NamedTuple):
@@ -95,10 +114,8 @@ def coded(
     return np.stack([decode(0, head) for head in range(heads)], axis=1)
 
 
-def moved(
-    dump: KVDump, layer: int, tries: list[tuple[bool, F32 | None]], rows: Rows
-) -> list[Moved]:
-    """What each try does to a layer: (whether values are coded, what they are decoded to).
+def moved(dump: KVDump, layer: int, tries: Sequence[Try], rows: Rows) -> list[Moved]:
+    """What each try does to a layer.
 
     Examples
     --------
@@ -108,21 +125,21 @@ def moved(
     >>> v = np.ones_like(q)
     >>> k = np.arange(2, dtype=np.float32)[:, None, None] * q
     >>> rows = Rows(np.array([1]))
-    >>> found = moved(KVDump([q], [k], [v]), 0, [(False, k * 2), (True, v * 1.5)], rows)
+    >>> found = moved(KVDump([q], [k], [v]), 0, [Try(False, k * 2), Try(True, v * 1.5)], rows)
     >>> [round(x, 3) for x in (found[0].logit_error, found[0].kl_mean, found[1].output_error)]
     [1.0, 0.054, 0.5]
     """
     sums = [_Sums(rows.top) for _ in tries]
     for head in range(dump.k[layer].shape[1]):
         seen = _Head(dump, layer, head, rows)
-        for own, (value, decoded) in zip(sums, tries, strict=True):
-            if decoded is None:
+        for own, each in zip(sums, tries, strict=True):
+            if each.decoded is None:
                 own.fail()
-            elif value:
-                own.outputs(seen.output, seen.mix(decoded[:, head]))
+            elif each.value:
+                own.outputs(seen.output, seen.mix(each.decoded[:, head], each.quantized))
             else:
-                own.keys(seen, seen.scores_of(decoded[:, head]))
-    return [own.result(value) for own, (value, _) in zip(sums, tries, strict=True)]
+                own.keys(seen, seen.scores_of(each.decoded[:, head], each.quantized))
+    return [own.result(each.value) for own, each in zip(sums, tries, strict=True)]
 
 
 class _Head:
@@ -168,10 +185,10 @@ class _Head:
             scores = self._softcap * np.tanh(scores / self._softcap)
         return scores
 
-    def scores_of(self, k: F32) -> F64:
+    def scores_of(self, k: F32, quantized: bool) -> F64:
         """Scores [rows, T] with coded keys, but those that are seen exactly."""
         scores = self._scores(k)
-        if self._near_scores is None:
+        if self._near_scores is None or not quantized:
             return scores
         return np.where(self._near, self._near_scores, scores)
 
@@ -193,10 +210,10 @@ class _Head:
         mixed: F64 = weights[:, : len(values)] @ values
         return mixed
 
-    def mix(self, v: F32) -> F64:
+    def mix(self, v: F32, quantized: bool) -> F64:
         """The output with the right weights and coded values, but those that are seen exactly."""
         far = v.astype(np.float64)
-        if self._near_output is None:
+        if self._near_output is None or not quantized:
             return self.mixed(self.weights, far)
         weights = np.where(self._near, 0.0, self.weights[:, : len(v)])
         return self._near_output + self.mixed(weights, far)

@@ -16,7 +16,7 @@ from ..errors import ShapeError
 from ..kv import KVCalibration, KVSide, calibrate
 from ..kv.codecs import row_bits
 from .kv_dump import KVDump, capture
-from .kv_error import Rows, coded, moved
+from .kv_error import Rows, Try, coded, moved
 from .kv_result import KVRow, KVStudy, KVTraits
 from .kv_sides import DEFAULT_CODECS, key_side, name_of, value_sides
 
@@ -158,7 +158,10 @@ def _layer(
 ) -> list[KVRow]:
     k, v = dump.k[layer], dump.v[layer]
     sides = [(False, side) for side in keys] + [(True, side) for side in values]
-    tries = [(value, coded(v if value else k, side, value, calibration)) for value, side in sides]
+    tries = [
+        Try(value, coded(v if value else k, side, value, calibration), side.quantized)
+        for value, side in sides
+    ]
     found = moved(dump, layer, tries, looked)
     rows = []
     for (value, side), own in zip(sides, found, strict=True):
