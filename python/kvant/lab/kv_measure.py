@@ -81,6 +81,11 @@ def kv_study(
     FormatError
         There is no such codec, or no such file.
 
+    Notes
+    -----
+    Only what codes lose is counted. Attention over codes also rounds queries and weights to eight
+    bits, unless it is asked to be exact; next to codes of fewer than eight bits that is little.
+
     Examples
     --------
     >>> import numpy as np
