@@ -22,6 +22,7 @@ COMMANDS = (
     "optimize",
     "sweep",
     "eval",
+    "kv",
     "convert",
     "bench",
     "plan",
@@ -47,6 +48,7 @@ examples:
   kvant sweep model.gguf --formats Q8_0,Q4_K_M,IQ4_XS,nvfp4 --text book.txt --out report
   kvant plan "Qwen3.5 27B" --device "RTX 4090"
   kvant eval small.gguf --base model.gguf --text book.txt
+  kvant kv study model.gguf --text book.txt --budget-bits 4.5
   kvant bench bandwidth compute
   kvant demo
 

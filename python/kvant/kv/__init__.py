@@ -1,6 +1,7 @@
 """Caches of keys and values: compressed, in pages, attended over where they lie."""
 
-from kvant.kv.cache import KVCache, KVCalibration, KVStats
+from kvant.kv.cache import KVCache, KVStats
+from kvant.kv.calibration import KVCalibration, calibrate
 from kvant.kv.codecs import CODECS, KVSide
 from kvant.kv.prefix import PrefixIndex
 from kvant.kv.presets import PRESETS, KVPolicy, KVPreset
@@ -21,5 +22,6 @@ __all__ = [
     "PrefixIndex",
     "StateError",
     "attention",
+    "calibrate",
     "merge_lse",
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kvant import _core
 from kvant.errors import ShapeError
+from kvant.kv.calibration import KVCalibration
 from kvant.kv.codecs import RULES, KVSide, Table, codec_number, row_bits, side_of, signs_of
 from kvant.kv.prefix import PrefixIndex
 from kvant.kv.presets import KVPolicy, preset_of
@@ -18,25 +18,9 @@ from kvant.kv.sequence import KVSequence
 from kvant.kv.spec import LayerShape, spec_of
 from kvant.kv.state import load
 
-__all__ = ["KVCache", "KVCalibration", "KVStats"]
+__all__ = ["KVCache", "KVStats"]
 
 PerLayer = int | Sequence[int]
-
-
-@dataclass(frozen=True)
-class KVCalibration:
-    """Statistics that centering and equalizing keys need, f32 [layers][kv_heads, head_dim] each.
-
-    Attributes
-    ----------
-    center : sequence of ndarray
-        Means of the keys.
-    equalize : sequence of ndarray
-        Factors above 0 that keys are divided by and queries multiplied with.
-    """
-
-    center: Sequence[Table]
-    equalize: Sequence[Table]
 
 
 class KVStats(NamedTuple):

@@ -1,7 +1,8 @@
 """The quality lab: how much a model's predictions change when its weights are quantized.
 
-`sweep` and `evaluate` need the decoder of `kvant.models`; all else works on any logits. The names
-are imported when they are first used, so that the metrics do not load matplotlib.
+`sweep` and `evaluate` need the decoder of `kvant.models`, `kv_study` that or a dump of what layers
+attend with; all else works on any logits. The names are imported when they are first used, so that
+the metrics do not load matplotlib.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from .divergence import Scores, compare_logits, kl_divergence, row_divergence
     from .evaluation import evaluate
     from .kld import KldFile, write_kld
+    from .kv_dump import KVDump, capture
+    from .kv_measure import kv_study
+    from .kv_plan import KVPlan, kv_optimize
+    from .kv_result import KVRow, KVStudy, KVTraits
     from .logit_base import LogitBase
     from .metrics import Comparison, Divergence, log_softmax, perplexity
     from .report import print_table, write_report
@@ -35,6 +40,14 @@ _HOMES = {
     "save_base": "saving",
     "KldFile": "kld",
     "write_kld": "kld",
+    "KVDump": "kv_dump",
+    "capture": "kv_dump",
+    "KVPlan": "kv_plan",
+    "kv_optimize": "kv_plan",
+    "KVRow": "kv_result",
+    "KVStudy": "kv_result",
+    "KVTraits": "kv_result",
+    "kv_study": "kv_measure",
     "LogitBase": "logit_base",
     "Comparison": "metrics",
     "Divergence": "metrics",
@@ -64,6 +77,11 @@ __all__ = [
     "BaseLogits",
     "Comparison",
     "Divergence",
+    "KVDump",
+    "KVPlan",
+    "KVRow",
+    "KVStudy",
+    "KVTraits",
     "KldFile",
     "LiveBase",
     "LogitBase",
@@ -74,10 +92,13 @@ __all__ = [
     "SweepResult",
     "SweepRow",
     "Window",
+    "capture",
     "collect_imatrix",
     "compare_logits",
     "evaluate",
     "kl_divergence",
+    "kv_optimize",
+    "kv_study",
     "log_softmax",
     "measured",
     "optimize",

@@ -9,23 +9,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..picture import FAINT, INK, frame, picture, png
+from .labels import Spot, label
 from .result import KINDS, SweepResult, SweepRow, pareto
 
 __all__ = ["plot_png"]
-
-Box = tuple[float, float, float, float]
 
 # Colours of Okabe and Ito, told apart by eyes of all kinds; the markers say the same without any.
 _STYLE = {"recipe": ("o", "#0072b2"), "uniform": ("s", "#d55e00"), "mix": ("D", "#009e73")}
 _LINE = "#5b6675"
 _WORDS = {"recipe": "recipe", "uniform": "one format", "mix": "optimized mix"}
-
-# Where a label may stand, in points from its point: nearest and most usual places first.
-_PLACES = [
-    (dx * reach, dy * reach)
-    for reach in (9, 16, 26, 38, 54)
-    for dx, dy in ((1, 0.8), (-1, 0.8), (1, -0.9), (-1, -0.9), (0, 1.2), (0, -1.3), (1, 0), (-1, 0))
-]
 
 
 def plot_png(result: SweepResult, width: float = 9.6, height: float = 5.6, dpi: int = 160) -> bytes:
@@ -133,65 +125,8 @@ def _front_line(axes: Any, front: list[SweepRow]) -> None:
 def _label(
     axes: Any, canvas: Any, drawn: list[SweepRow], front: list[SweepRow], legend: Any
 ) -> None:
-    """Name every point at the free place nearest to it; greedy, points of the front first."""
-    scale = canvas.figure.dpi / 72
-    renderer = canvas.get_renderer()
-    frame = axes.get_window_extent(renderer)
-    at = {r.name: axes.transData.transform((_mib(r), r.divergence.kl_mean)) for r in drawn}
-    dots = [(x - 5 * scale, y - 5 * scale, x + 5 * scale, y + 5 * scale) for x, y in at.values()]
-    # Labels keep off the front's line as they keep off points.
-    steps = [(at[a.name], at[b.name]) for a, b in pairwise(front)]
-    dots += [(x, y - scale, end, y + scale) for (x, y), (end, _) in steps]
-    dots += [(x - scale, low, x + scale, y) for (_, y), (x, low) in steps]
-    taken: list[Box] = [] if legend is None else [legend.get_window_extent(renderer).extents]
-    for row in sorted(drawn, key=lambda r: (r not in front, r.bytes)):
-        x, y = at[row.name]
-        on_front = row in front
-        text = axes.annotate(
-            row.name,
-            (_mib(row), row.divergence.kl_mean),
-            (0, 0),
-            textcoords="offset points",
-            fontsize=9,
-            fontweight="bold" if on_front else "normal",
-            color=INK if on_front else "#5b6675",
-            zorder=5,
-        )
-        extent = text.get_window_extent(renderer)
-        w, h = extent.width + 3 * scale, extent.height + 2 * scale
-        best, cost = None, float("inf")
-        for rank, (dx, dy) in enumerate(_PLACES):
-            cx, cy = x + dx * scale, y + dy * scale
-            left = cx if dx > 0 else cx - w if dx < 0 else cx - w / 2
-            box = (left, cy - h / 2, left + w, cy + h / 2)
-            bad = sum(_overlap(box, other) for other in taken) * 4
-            bad += sum(_overlap(box, dot) for dot in dots)
-            bad += (w * h - _overlap(box, (frame.x0, frame.y0, frame.x1, frame.y1))) * 4
-            if bad * 10 + rank < cost:
-                best, cost = (dx, dy, box), bad * 10 + rank
-        assert best is not None
-        dx, dy, box = best
-        taken.append(box)
-        text.set_position((dx, dy))
-        text.set_ha("left" if dx > 0 else "right" if dx < 0 else "center")
-        text.set_va("center")
-        if max(abs(dx), abs(dy)) > 20:
-            _leader(axes, row, (dx, dy))
-
-
-def _leader(axes: Any, row: SweepRow, offset: tuple[float, float]) -> None:
-    """A thin line from a point to a label that had to stand apart."""
-    axes.annotate(
-        "",
-        (_mib(row), row.divergence.kl_mean),
-        offset,
-        textcoords="offset points",
-        arrowprops={"arrowstyle": "-", "lw": 0.7, "color": FAINT, "shrinkB": 5, "shrinkA": 0},
-        zorder=2,
-    )
-
-
-def _overlap(a: Box, b: Box) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(0.0, width) * max(0.0, height)
+    """Name every point, those of the front first; labels keep off its line."""
+    ordered = sorted(drawn, key=lambda r: (r not in front, r.bytes))
+    spots = [Spot(r.name, _mib(r), r.divergence.kl_mean, r in front) for r in ordered]
+    at = [(_mib(r), r.divergence.kl_mean) for r in front]
+    label(axes, canvas, spots, list(pairwise(at)), legend)

@@ -11,7 +11,7 @@ from kvant.kv import KVSequence
 from kvant.models.config import ModelConfig
 from kvant.models.replay import Replay
 from kvant.models.routing import Ints
-from kvant.models.step import Observer, Settings, Step
+from kvant.models.step import AttendObserver, Observer, Settings, Step
 from kvant.models.weights import Array, WeightTable
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Session:
     ----------
     sequence : KVSequence
         Their keys and values; `sequence.truncate(n)` forgets all but the first n tokens.
+    on_attend : callable or None
+        Called with (layer, q, k, v, scale, sinks) before a layer attends over new tokens.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Session:
         self._layers = layers
         self._settings = settings
         self._observe = observe
+        self.on_attend: AttendObserver | None = None
         # Weights are made when they are first used; only later calls are worth noting.
         self._used = False
         self._replay: Replay | None = None
@@ -97,7 +100,8 @@ class Session:
 
     @property
     def _can_replay(self) -> bool:
-        return self._used and self._observe is None and self._layers.replays
+        watched = self._observe is not None or self.on_attend is not None
+        return self._used and not watched and self._layers.replays
 
     def _next(self, token: int) -> Array:
         replay = self._replay
@@ -109,4 +113,6 @@ class Session:
         return x
 
     def _step(self, tokens: int, observe: Observer | None = None) -> Step:
-        return Step(self._config, self._weights, self.sequence, tokens, self._settings, observe)
+        step = Step(self._config, self._weights, self.sequence, tokens, self._settings, observe)
+        step.on_attend = self.on_attend
+        return step

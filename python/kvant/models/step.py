@@ -21,10 +21,13 @@ from kvant.networks import ffn, moe_ffn
 from kvant.ops import activation_mul, embedding, rms_norm, rope
 from kvant.products import matmul, matmul_many
 
-__all__ = ["Observer", "Settings", "Step"]
+__all__ = ["AttendObserver", "Observer", "Settings", "Step"]
 
 Observer = Callable[[str, Array, int | None], None]
 """Called with (tensor name, rows f32 [n, k], expert id or None) before each product."""
+
+AttendObserver = Callable[[int, Array, Array, Array, float, Array | None], None]
+"""Called with (layer, q, k, v, scale of the scores, sinks) before a layer attends."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Step:
     ----------
     positions : int64 [T]
         Where the tokens stand.
+    on_attend : callable or None
+        Shown what layers attend with.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Step:
         self._act = settings.act
         self._threads = settings.threads
         self._observe = observe
+        self.on_attend: AttendObserver | None = None
 
     def embed(self, tokens: Ints, factor: float = 1.0) -> Array:
         """Rows [T, width] of the embedding, multiplied by a factor."""
@@ -124,6 +130,8 @@ class Step:
         sequence, threads = self._sequence, self._threads
         sequence.append(layer, k, v, threads=threads)
         factor = self.config.key_length**-0.5 * score_scale
+        if self.on_attend is not None:
+            self.on_attend(layer, q, k, v, factor, sinks)
         y: Array = sequence.attend(layer, q, factor, sinks=sinks, threads=threads)
         return y.reshape(len(q), -1)
 
