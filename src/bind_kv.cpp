@@ -94,55 +94,12 @@ void add_sequence(nb::module_& m) {
              run("truncate", [&] { return kvant_sequence_truncate(s.handle.get(), length); });
            },
            nb::arg("length"))
-      .def("append",
-           [](const Sequence& s, int32_t layer, Input k, int32_t k_type, Input v, int32_t v_type, int32_t threads) {
-             const Layer& own = s.layer(layer);
-             fits(k, k.shape(0), size_t(own.heads), own.k.dim);
-             fits(v, k.shape(0), size_t(own.heads), own.v.dim);
-             has_type(k, k_type);
-             has_type(v, v_type);
-             // A row that cannot be stored is named by the caller, who knows what it is called.
-             auto bad = std::make_shared<int64_t>(-1);
-             const auto call = [=, handle = s.handle] {
-               return kvant_sequence_append(handle.get(), layer, int64_t(k.shape(0)), k.data(), k_type, k.stride(0),
-                                            k.stride(1), v.data(), v_type, v.stride(0), v.stride(1), threads, bad.get());
-             };
-             int32_t code;
-             {
-               nb::gil_scoped_release release;
-               code = call();
-             }
-             if (*bad < 0) check(code, "append");
-             if (Program* program = Program::recording()) program->add("append", call);
-             return *bad;
-           },
-           nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("k_type"), nb::arg("v").noconvert(), nb::arg("v_type"),
-           nb::arg("threads"))
-      .def("attend",
-           [](const Sequence& s, int32_t layer, Heads q, float scale, float softcap, bool causal, bool exact,
-              std::optional<Vector> sinks, OutHeads out, std::optional<OutScores> lse, int32_t threads) {
-             const Layer& own = s.layer(layer);
-             fits(q, q.shape(0), q.shape(1), own.k.dim);
-             fits(out, q.shape(0), q.shape(1), own.v.dim);
-             if (sinks && sinks->shape(0) != q.shape(1)) throw nb::value_error("sinks do not fit");
-             if (lse && (lse->shape(0) != q.shape(0) || lse->shape(1) != q.shape(1))) throw nb::value_error("lse does not fit");
-             run_recorded("attend", [=, handle = s.handle] {
-               const kvant_attention_query query = {q.data(), int64_t(q.shape(0)), q.stride(0), q.stride(1),
-                                                    int32_t(q.shape(1)), scale, softcap, causal, exact,
-                                                    sinks ? sinks->data() : nullptr, out.data(),
-                                                    lse ? lse->data() : nullptr};
-               return kvant_sequence_attend(handle.get(), layer, &query, threads);
-             });
-           },
-           nb::arg("layer"), nb::arg("q").noconvert(), nb::arg("scale"), nb::arg("softcap"), nb::arg("causal"),
-           nb::arg("exact"), nb::arg("sinks").none().noconvert(), nb::arg("out").noconvert(),
-           nb::arg("lse").none().noconvert(), nb::arg("threads"))
       .def("read",
            [](const Sequence& s, int32_t layer, int32_t side, int32_t head, int64_t first, OutBytes out) {
              const Layer& own = s.layer(layer);
              const Side& one = side ? own.v : own.k;
              if (int64_t(out.shape(1)) != kvant_kv_row_bytes(one.codec, one.dim)) throw nb::value_error("out does not fit");
-             run("read", [&] {
+             run("to_ggml", [&] {
                return kvant_sequence_read(s.handle.get(), layer, side, head, first, int64_t(out.shape(0)), out.data());
              });
            },
@@ -151,7 +108,7 @@ void add_sequence(nb::module_& m) {
            [](const Sequence& s, int32_t layer, int32_t side, int32_t head, int64_t first, OutFloats out) {
              const Layer& own = s.layer(layer);
              if (int64_t(out.shape(1)) != (side ? own.v : own.k).dim) throw nb::value_error("out does not fit");
-             run("decode", [&] {
+             run("keys", [&] {
                return kvant_sequence_decode(s.handle.get(), layer, side, head, first, int64_t(out.shape(0)), out.data());
              });
            },
@@ -185,11 +142,59 @@ void add_sequence(nb::module_& m) {
                                  int64_t(both[i]->shape(2)) == kvant_kv_row_bytes(sides[i]->codec, sides[i]->dim);
                if (!same) throw nb::value_error("rows do not fit the layer");
              }
-             run("write", [&] {
+             run("from_ggml", [&] {
                return kvant_sequence_write(s.handle.get(), layer, int64_t(k.shape(0)), k.data(), v.data());
              });
            },
            nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("v").noconvert());
+}
+
+void add_calls(nb::module_& m) {
+  m.def(
+      "kv_append",
+      [](const Sequence& s, int32_t layer, Input k, int32_t k_type, Input v, int32_t v_type, int32_t threads) {
+        const Layer& own = s.layer(layer);
+        fits(k, k.shape(0), size_t(own.heads), own.k.dim);
+        fits(v, k.shape(0), size_t(own.heads), own.v.dim);
+        has_type(k, k_type);
+        has_type(v, v_type);
+        // A row that cannot be stored is named by the caller, who knows what it is called.
+        auto bad = std::make_shared<int64_t>(-1);
+        const auto call = [=, handle = s.handle] {
+          return kvant_sequence_append(handle.get(), layer, int64_t(k.shape(0)), k.data(), k_type, k.stride(0),
+                                       k.stride(1), v.data(), v_type, v.stride(0), v.stride(1), threads, bad.get());
+        };
+        int32_t code;
+        {
+          nb::gil_scoped_release release;
+          code = call();
+        }
+        if (*bad < 0) check(code, "append");
+        if (Program* program = Program::recording()) program->add("append", call);
+        return *bad;
+      },
+      nb::arg("sequence"), nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("k_type"), nb::arg("v").noconvert(), nb::arg("v_type"),
+      nb::arg("threads"));
+  m.def(
+      "kv_attend",
+      [](const Sequence& s, int32_t layer, Heads q, float scale, float softcap, bool causal, bool exact,
+         std::optional<Vector> sinks, OutHeads out, std::optional<OutScores> lse, int32_t threads) {
+        const Layer& own = s.layer(layer);
+        fits(q, q.shape(0), q.shape(1), own.k.dim);
+        fits(out, q.shape(0), q.shape(1), own.v.dim);
+        if (sinks && sinks->shape(0) != q.shape(1)) throw nb::value_error("sinks do not fit");
+        if (lse && (lse->shape(0) != q.shape(0) || lse->shape(1) != q.shape(1))) throw nb::value_error("lse does not fit");
+        run_recorded("attend", [=, handle = s.handle] {
+          const kvant_attention_query query = {q.data(), int64_t(q.shape(0)), q.stride(0), q.stride(1),
+                                               int32_t(q.shape(1)), scale, softcap, causal, exact,
+                                               sinks ? sinks->data() : nullptr, out.data(),
+                                               lse ? lse->data() : nullptr};
+          return kvant_sequence_attend(handle.get(), layer, &query, threads);
+        });
+      },
+      nb::arg("sequence"), nb::arg("layer"), nb::arg("q").noconvert(), nb::arg("scale"), nb::arg("softcap"), nb::arg("causal"),
+      nb::arg("exact"), nb::arg("sinks").none().noconvert(), nb::arg("out").noconvert(),
+      nb::arg("lse").none().noconvert(), nb::arg("threads"));
 }
 
 }  // namespace
@@ -228,6 +233,7 @@ void bind_kv(nb::module_& m) {
         return nb::make_tuple(stats.used, stats.reserved, stats.pages);
       });
   add_sequence(m);
+  add_calls(m);
   m.def("kv_codecs", [] {
     std::vector<const char*> names;
     for (int32_t i = 0; i < kvant_kv_codec_count(); ++i) names.push_back(kvant_kv_codec_name(i));

@@ -272,7 +272,7 @@ Status KvSequence::read(int layer_index, int side, int head, int64_t first, int6
   const std::lock_guard lock(mutex_);
   const HeadPages& own = pages(layer_index, head);
   if (first < own.first * kPageTokens || tokens < 0 || first > own.length - tokens) {
-    return {Code::bad_shape, "there are not such tokens"};
+    return {Code::bad_shape, "there are not such tokens, or a window has let go of them"};
   }
   KvCoder coder(*kernels, layer, side);
   Carver needed;

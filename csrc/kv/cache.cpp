@@ -83,6 +83,11 @@ void KvSequence::let_go(const KvLayer& layer, HeadPages& own) {
 
 void KvSequence::cut(const KvLayer& layer, HeadPages& own, int64_t length) {
   PagePool& pool = cache_->pool();
+  if (length == 0) {
+    for (auto* list : {&own.body, &own.exact, &own.sinks}) drop_all(pool, *list);
+    own = {};
+    return;
+  }
   drop_back(pool, own.body, pages_of(length) - own.first);
   if (layer.tail > 0) {
     drop_back(pool, own.exact, pages_of(length) - own.first_exact);
@@ -101,7 +106,7 @@ Status KvSequence::truncate(int64_t length) {
     if (length < 0 || length > own.length) return {Code::bad_shape, "there are not so many tokens"};
     // The next token must find all it sees.
     const int64_t seen = std::max(length + 1 - layers[l].window, int64_t(0));
-    if (layers[l].window != kNoWindow && seen < own.first * kPageTokens) {
+    if (length > 0 && layers[l].window != kNoWindow && seen < own.first * kPageTokens) {
       return {Code::bad_shape, "a window has let go of tokens that would be seen again"};
     }
   }

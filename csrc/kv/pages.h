@@ -38,7 +38,7 @@ class PagePool {
   PagePool(const PagePool&) = delete;
 
   enum class Want { page, over_budget, no_memory };
-  // A page with one reference, its contents those of any page before: numbers that are finite.
+  // A page with one reference, its contents those of any page before: scales that are finite, and zero at first.
   Want take(int64_t bytes, Page*& page);
   // A page over memory that the caller keeps and nobody writes to; null when there is no memory. It counts for nothing.
   Page* attach(const uint8_t* data);

@@ -15,6 +15,7 @@ from kvant.errors import (
     IsaError,
     ModelError,
     ShapeError,
+    StateError,
 )
 from kvant.experts import matmul_experts, route
 from kvant.formats import FormatInfo, format_info, formats
@@ -42,6 +43,7 @@ __all__ = [
     "QTensor",
     "QuantError",
     "ShapeError",
+    "StateError",
     "activation_mul",
     "attention",
     "embedding",

@@ -10,6 +10,7 @@ __all__ = [
     "IsaError",
     "ModelError",
     "ShapeError",
+    "StateError",
 ]
 
 
@@ -39,3 +40,7 @@ class ModelError(Error, ValueError):
 
 class CacheFullError(Error, RuntimeError):
     """A cache of keys and values has reached its budget of bytes; nothing was appended."""
+
+
+class StateError(Error, ValueError):
+    """A file holds no sequence of such a cache, or was cut or changed."""

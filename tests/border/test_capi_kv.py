@@ -5,111 +5,230 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvant.models import Cache
+from kvant import KVCache, KVPolicy, KVSide
+from kvant.kv import CODECS
+from kvant.kv.codecs import signs_of
 from support import words
 
-OK, BAD_SHAPE, BAD_FORMAT, BAD_ALIGNMENT = 0, -1, -2, -3
-F32, F16 = 0, 1
-TOKENS, HEADS, GROUP, DIM, VALUE_DIM = 70, 2, 3, 12, 20
+OK, BAD_SHAPE, BAD_FORMAT, BAD_ALIGNMENT, FULL = 0, -1, -2, -3, -8
+TOKENS, HEADS, GROUP, DIM, VALUE_DIM = 70, 2, 3, 32, 20
 K, V, Q = (
     np.random.default_rng(i).standard_normal((TOKENS, heads, dim), dtype=np.float32)
     for i, (heads, dim) in enumerate([(HEADS, DIM), (HEADS, VALUE_DIM), (HEADS * GROUP, DIM)])
 )
 SINKS = np.linspace(-1, 1, HEADS * GROUP, dtype=np.float32)
+SIGNS = signs_of(3, DIM)
 ODD = np.zeros(1 << 17, np.uint8)[1:]
 
 
-def pages(c, kind, **changes):
-    """A struct of pages, and the arrays it points to."""
-    size = 4 if kind == F32 else 2
-    k = np.zeros(HEADS * 2 * DIM * 64 * size, np.uint8)
-    v = np.zeros(HEADS * 2 * 64 * 32 * size, np.uint8)
-    given = {"k": k, "v": v, "type": kind, "heads": HEADS, "dim": DIM}
-    given |= {"value_dim": VALUE_DIM, "pages": 2} | changes
-    struct = c.ffi.new("kvant_kv_pages*")
-    for name, value in given.items():
-        data = c.ffi.cast("void*", value.ctypes.data) if isinstance(value, np.ndarray) else value
-        setattr(struct, name, data)
-    return struct, (k, v)
+class Native:
+    """A cache of one layer and a sequence of it, with what their structs point to."""
+
+    def __init__(self, c, call, codec=0, budget=0, side=None, layer=None):
+        self.c, self.call = c, call
+        self.layer = c.ffi.new("kvant_kv_layer*")
+        self.layer.heads, self.layer.window = HEADS, 9
+        self.layer.sink, self.layer.tail = 2, 3
+        for part, dim in ((self.layer.k, DIM), (self.layer.v, VALUE_DIM)):
+            part.codec, part.dim = codec, dim
+        self.layer.k.rotate, self.layer.k.signs = DIM, self.floats(SIGNS)
+        for name, value in (side or {}).items():
+            setattr(self.layer.k, name, value)
+        for name, value in (layer or {}).items():
+            setattr(self.layer, name, value)
+        self.cache, self.sequence = c.ffi.new("kvant_cache**"), c.ffi.new("kvant_sequence**")
+        self.code = call("kvant_cache_new", self.layer, 1, budget, self.cache)
+        if self.code == OK:
+            assert call("kvant_sequence_new", self.cache[0], self.sequence) == OK
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.c.lib.kvant_sequence_free(self.sequence[0])
+        self.c.lib.kvant_cache_free(self.cache[0])
+
+    def floats(self, x):
+        return self.c.ffi.cast("float*", x.ctypes.data)
+
+    def append(self, **changes):
+        given = {"layer": 0, "tokens": TOKENS, "k": K, "k_type": 0, "ks": HEADS * DIM, "kh": DIM}
+        given |= {"v": V, "v_type": 0, "vs": HEADS * VALUE_DIM, "vh": VALUE_DIM, "threads": 0}
+        bad = self.c.ffi.new("int64_t*")
+        code = self.call(
+            "kvant_sequence_append", self.sequence[0], *(given | changes).values(), bad
+        )
+        return code, bad[0]
+
+    def attend(self, layer=0, **changes):
+        out = np.full((TOKENS, HEADS * GROUP, VALUE_DIM), 7, np.float32)
+        query = self.c.ffi.new("kvant_attention_query*")
+        given = {"q": self.floats(Q), "tokens": TOKENS, "token_stride": HEADS * GROUP * DIM}
+        given |= {"head_stride": DIM, "heads": HEADS * GROUP, "scale": 0.3, "causal": True}
+        given |= {"sinks": self.floats(SINKS), "out": self.floats(out)}
+        for name, value in (given | changes).items():
+            setattr(query, name, value)
+        return self.call("kvant_sequence_attend", self.sequence[0], layer, query, 0), out
+
+    def text(self):
+        return self.c.ffi.string(self.c.lib.kvant_error_text()).decode()
 
 
-def append_arguments(struct):
-    strides = {"k_token_stride": HEADS * DIM, "k_head_stride": DIM}
-    given = {"pages": struct, "position": 0, "tokens": TOKENS, "k": K, **strides, "v": V}
-    return {**given, "v_token_stride": HEADS * VALUE_DIM, "v_head_stride": VALUE_DIM, "threads": 0}
+@pytest.mark.parametrize("codec", range(len(CODECS)))
+def test_the_bits_of_python(c, call, codec):
+    name = CODECS[codec]
+    assert c.ffi.string(c.lib.kvant_kv_codec_name(codec)).decode() == name
+    cache = KVCache(
+        1,
+        HEADS,
+        DIM,
+        KVSide(name, rotate=DIM, signs=3),
+        KVSide(name),
+        value_dim=VALUE_DIM,
+        window=9,
+        policy=KVPolicy(2, 3),
+    )
+    seq = cache.sequence()
+    seq.append(0, K, V)
+    with Native(c, call, codec) as native:
+        assert native.append() == (OK, -1)
+        code, out = native.attend()
+        assert code == OK
+        assert np.array_equal(words(out), words(seq.attend(0, Q, 0.3, sinks=SINKS)))
+        usage = c.ffi.new("kvant_cache_stats*")
+        call("kvant_cache_usage", native.cache[0], usage)
+        assert usage.used == cache.nbytes <= usage.reserved
+        row = np.zeros(c.lib.kvant_kv_row_bytes(codec, DIM), np.uint8)
+        assert call("kvant_sequence_read", native.sequence[0], 0, 0, 1, 69, 1, row) == OK
+        assert np.array_equal(row, seq.to_ggml(0)[0][69, 1])
 
 
-def attend_arguments(struct):
-    out = np.full((TOKENS, HEADS * GROUP, VALUE_DIM), 7, np.float32)
-    given = {"pages": struct, "position": 0, "tokens": TOKENS, "q": Q}
-    given |= {"q_token_stride": HEADS * GROUP * DIM, "q_head_stride": DIM}
-    given |= {"heads": HEADS * GROUP, "window": 9, "scale": 0.3, "sinks": SINKS}
-    return given | {"out": out, "threads": 0}
+POWER = "rotate must be a power of two from 16 to 512 that divides the elements"
 
 
-@pytest.mark.parametrize("kind", [F32, F16])
-def test_the_bits_of_python(c, call, kind):
-    struct, _ = pages(c, kind)
-    assert call("kvant_kv_append", *append_arguments(struct).values()) == OK
-    given = attend_arguments(struct)
-    assert call("kvant_kv_attend", *given.values()) == OK
-    cache = Cache(1, HEADS, DIM, VALUE_DIM, 128, "f16" if kind == F16 else "f32", [9])
-    cache.append(0, K, V)
-    assert np.array_equal(words(given["out"]), words(cache.attend(0, Q, 0.3, sinks=SINKS)))
+@pytest.mark.parametrize(
+    ("given", "code", "what"),
+    [
+        ({"side": {"codec": 13}}, BAD_FORMAT, "no such codec"),
+        ({"side": {"codec": -1}}, BAD_FORMAT, "no such codec"),
+        ({"side": {"scale": 3}}, BAD_FORMAT, "no such rule for scales"),
+        ({"side": {"dim": 0}}, BAD_SHAPE, "keys and values must have 1 to 1024 elements"),
+        ({"side": {"dim": 1025}}, BAD_SHAPE, "keys and values must have 1 to 1024 elements"),
+        ({"side": {"rotate": 24}}, BAD_SHAPE, POWER),
+        ({"side": {"rotate": 64}}, BAD_SHAPE, POWER),
+        ({"layer": {"heads": 0}}, BAD_SHAPE, "a layer must have 1 to 65536 heads"),
+        ({"layer": {"window": -1}}, BAD_SHAPE, "window, sink and tail are not negative"),
+        ({"layer": {"tail": 1 << 60}}, BAD_SHAPE, "sink or tail is too large"),
+        ({"budget": -1}, BAD_SHAPE, "the budget is negative"),
+    ],
+)
+def test_caches_that_cannot_be(c, call, given, code, what):
+    native = Native(c, call, **given)
+    assert native.code == code
+    assert native.text() == what
 
 
-ALIGNED = "floats are not aligned to their size"
-SIZES = "heads and their sizes must be from 1 to 65536"
-STRUCTS = [
-    ({"type": 2}, BAD_FORMAT, "keys and values must be f32 or f16"),
-    ({"heads": 0}, BAD_SHAPE, SIZES),
-    ({"dim": 0}, BAD_SHAPE, SIZES),
-    ({"value_dim": 1 << 17}, BAD_SHAPE, SIZES),
-    ({"pages": -1}, BAD_SHAPE, "too many pages"),
-    ({"pages": 1 << 50}, BAD_SHAPE, "too many pages"),
-    ({"pages": 1}, BAD_SHAPE, "tokens run past the pages"),
-    ({"k": ODD}, BAD_ALIGNMENT, ALIGNED),
-    ({"v": ODD}, BAD_ALIGNMENT, ALIGNED),
-]
-CALLS = [
-    ("append", {"position": -1}, BAD_SHAPE, "tokens run past the pages"),
-    ("append", {"position": 60}, BAD_SHAPE, "tokens run past the pages"),
-    ("append", {"tokens": -1}, BAD_SHAPE, "tokens run past the pages"),
-    ("append", {"k": ODD}, BAD_ALIGNMENT, ALIGNED),
-    ("append", {"v": ODD}, BAD_ALIGNMENT, ALIGNED),
-    ("attend", {"position": 2**62}, BAD_SHAPE, "tokens run past the pages"),
-    ("attend", {"heads": 0}, BAD_SHAPE, "heads of q are not a multiple of those of keys"),
-    ("attend", {"heads": 5}, BAD_SHAPE, "heads of q are not a multiple of those of keys"),
-    ("attend", {"window": 0}, BAD_SHAPE, "window must be at least 1"),
-    ("attend", {"q": ODD}, BAD_ALIGNMENT, ALIGNED),
-    ("attend", {"sinks": ODD}, BAD_ALIGNMENT, ALIGNED),
-    ("attend", {"out": ODD}, BAD_ALIGNMENT, ALIGNED),
-]
+@pytest.mark.parametrize(
+    ("change", "code", "what"),
+    [
+        ({"layer": 1}, BAD_SHAPE, "no such layer"),
+        ({"layer": -1}, BAD_SHAPE, "no such layer"),
+        ({"tokens": -1}, BAD_SHAPE, "too many tokens, or fewer than none"),
+        ({"tokens": 1 << 62}, BAD_SHAPE, "too many tokens, or fewer than none"),
+        ({"k_type": 3}, BAD_FORMAT, "no such element type"),
+        ({"k": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size"),
+        ({"v": ODD}, BAD_ALIGNMENT, "floats are not aligned to their size"),
+    ],
+)
+def test_appends_that_are_refused(c, call, change, code, what):
+    with Native(c, call) as native:
+        assert native.append(**change)[0] == code
+        assert native.text() == what
+        assert c.lib.kvant_sequence_length(native.sequence[0], 0) == 0
 
 
-@pytest.mark.parametrize(("change", "code", "what"), STRUCTS)
-def test_pages_that_cannot_be(c, call, change, code, what):
-    struct, arrays = pages(c, F32, **change)
-    for name, given in (("append", append_arguments), ("attend", attend_arguments)):
-        assert call(f"kvant_kv_{name}", *given(struct).values()) == code
-        assert c.ffi.string(c.lib.kvant_error_text()).decode() == what
-    assert not any(a.any() for a in (*arrays, ODD))
+@pytest.mark.parametrize(
+    ("change", "code", "what"),
+    [
+        ({"layer": 1}, BAD_SHAPE, "no such layer"),
+        ({"heads": 5}, BAD_SHAPE, "heads of q are not a multiple of those of keys"),
+        ({"heads": 0}, BAD_SHAPE, "heads of q are not a multiple of those of keys"),
+        ({"tokens": -1}, BAD_SHAPE, "fewer tokens than none"),
+        ({"tokens": 71}, BAD_SHAPE, "there are fewer keys than queries"),
+        ({"softcap": -1.0}, BAD_SHAPE, "softcap must be finite and not negative"),
+    ],
+)
+def test_queries_that_are_refused(c, call, change, code, what):
+    with Native(c, call) as native:
+        assert native.append()[0] == OK
+        found, out = native.attend(**change)
+        assert (found, native.text()) == (code, what)
+        assert (out == 7).all()
 
 
-@pytest.mark.parametrize(("name", "change", "code", "what"), CALLS)
-def test_misuse_is_refused_and_memory_is_left_alone(c, call, name, change, code, what):
-    struct, arrays = pages(c, F32)
-    given = (append_arguments if name == "append" else attend_arguments)(struct) | change
-    assert call(f"kvant_kv_{name}", *given.values()) == code
-    assert c.ffi.string(c.lib.kvant_error_text()).decode() == what
-    assert not any(a.any() for a in (*arrays, ODD))
-    assert "out" not in given or "out" in change or (given["out"] == 7).all()
+def test_a_full_cache_and_a_row_that_cannot_be_stored(c, call):
+    with Native(c, call, codec=3, budget=10000) as native:
+        assert native.append()[0] == FULL
+        assert c.lib.kvant_sequence_length(native.sequence[0], -1) == 0
+    odd = K.copy()
+    odd[11, 1, 5] = np.inf
+    with Native(c, call, codec=3) as native:
+        assert native.append(k=odd) == (BAD_SHAPE, 11 * HEADS + 1)
+        assert native.append() == (OK, -1)
+        assert call("kvant_sequence_truncate", native.sequence[0], 71) == BAD_SHAPE
+        fork = c.ffi.new("kvant_sequence**")
+        assert call("kvant_sequence_fork", native.sequence[0], fork) == OK
+        assert call("kvant_sequence_truncate", native.sequence[0], 69) == OK
+        lengths = [c.lib.kvant_sequence_length(s, 0) for s in (native.sequence[0], fork[0])]
+        assert lengths == [69, 70]
+        c.lib.kvant_sequence_free(fork[0])
 
 
-def test_no_tokens(c, call):
-    struct, arrays = pages(c, F32)
-    assert call("kvant_kv_append", *(append_arguments(struct) | {"tokens": 0}).values()) == OK
-    given = attend_arguments(struct) | {"tokens": 0}
-    assert call("kvant_kv_attend", *given.values()) == OK
-    assert not any(a.any() for a in arrays)
-    assert (given["out"] == 7).all()
+def test_rows_floats_and_states(c, call):
+    assert call("kvant_kv_codec_count") == len(CODECS)
+    assert c.lib.kvant_kv_codec_name(len(CODECS)) == c.ffi.NULL
+    with Native(c, call, codec=3) as one, Native(c, call, codec=3) as two:
+        assert one.append() == (OK, -1)
+        sizes = [c.lib.kvant_kv_row_bytes(3, dim) for dim in (DIM, VALUE_DIM)]
+        rows = [np.zeros((TOKENS, HEADS, size), np.uint8) for size in sizes]
+        for side, size in enumerate(sizes):
+            for head in range(HEADS):
+                own = np.zeros((TOKENS, size), np.uint8)
+                place = (one.sequence[0], 0, side, head, 0, TOKENS)
+                assert call("kvant_sequence_read", *place, own) == OK
+                rows[side][:, head] = own
+        assert call("kvant_sequence_write", two.sequence[0], 0, TOKENS, *rows) == OK
+        found = np.zeros((2, TOKENS, DIM), np.float32)
+        for native, out in zip((one, two), found, strict=True):
+            assert call("kvant_sequence_decode", native.sequence[0], 0, 0, 1, 0, TOKENS, out) == OK
+        assert np.array_equal(words(found[0]), words(found[1]))
+        assert np.abs(found[0] - K[:, 1]).max() < 0.05
+        bad = (one.sequence[0], 0, 2, 0, 0, 1, rows[0])
+        assert call("kvant_sequence_read", *bad) == BAD_SHAPE
+        assert one.text() == "side must be 0 for keys or 1 for values"
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_states(c, call, in_place):
+    with Native(c, call, codec=8) as one, Native(c, call, codec=8) as two:
+        assert one.append() == (OK, -1)
+        states = []
+        for head in range(HEADS):
+            bytes_ = c.lib.kvant_sequence_state_bytes(one.sequence[0], 0, head)
+            room = np.zeros(bytes_ + 64, np.uint8)
+            state = room[-room.ctypes.data % 64 :][:bytes_]
+            assert (
+                call("kvant_sequence_save", one.sequence[0], 0, head, state, bytes_ - 1)
+                == BAD_SHAPE
+            )
+            assert call("kvant_sequence_save", one.sequence[0], 0, head, state, bytes_) == OK
+            states.append(state)
+        for head, state in enumerate(states):
+            given = (two.sequence[0], 0, head, state)
+            assert call("kvant_sequence_load", *given, len(state) - 1, in_place) == BAD_SHAPE
+            assert call("kvant_sequence_load", *given, len(state), in_place) == OK
+            assert call("kvant_sequence_load", *given, len(state), in_place) == BAD_SHAPE
+            assert two.text() == "the head has tokens already"
+        (code, wanted), (again, found) = one.attend(), two.attend()
+        assert code == again == OK and np.array_equal(words(found), words(wanted))
+        assert c.lib.kvant_sequence_state_bytes(one.sequence[0], 0, HEADS) == -1

@@ -40,7 +40,7 @@ def test_the_types_are_those_of_the_module():
 
 
 # What begins other lists of the header, at zero.
-_FIRST_OF_OTHERS = ("KVANT_F32", "KVANT_SILU", "KVANT_SHARES_OF_ALL")
+_FIRST_OF_OTHERS = ("KVANT_F32", "KVANT_SILU", "KVANT_SHARES_OF_ALL", "KVANT_SCALE_NORM")
 
 
 def test_the_codes_are_those_of_the_header_and_of_the_rooms():

@@ -218,6 +218,6 @@ def test_rows_of_a_file_that_do_not_fit():
     for half in (0x7C00, 0xFC00, 0x7E01, 0x8001, 0xBC00):
         broken = k.copy()
         broken[69, 1, :2] = np.array([half], "<u2").view(np.uint8)
-        refuses(lambda broken=broken: seq.from_ggml(0, broken, v), "[write]")
+        refuses(lambda broken=broken: seq.from_ggml(0, broken, v), "[from_ggml]")
     assert (cache.nbytes, seq.length) == (used, 70)
     assert np.array_equal(words(seq.attend(0, Q)), words(before))

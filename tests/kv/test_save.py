@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvant import KVCache, KVPolicy, KVSide, isa
-from kvant.errors import CacheFullError, Error
-from kvant.kv import CODECS, KVCalibration, StateError
+from kvant.errors import CacheFullError, Error, StateError
+from kvant.kv import CODECS, KVCalibration
 from support import words
 
 HEADS, DIM = 2, 32

@@ -6,7 +6,6 @@ from kvant.kv.codecs import CODECS, KVSide
 from kvant.kv.prefix import PrefixIndex
 from kvant.kv.presets import PRESETS, KVPolicy, KVPreset
 from kvant.kv.sequence import KVSequence
-from kvant.kv.state import StateError
 from kvant.kv.stateless import attention, merge_lse
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "KVSide",
     "KVStats",
     "PrefixIndex",
-    "StateError",
     "attention",
     "calibrate",
     "merge_lse",

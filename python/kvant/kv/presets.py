@@ -39,15 +39,19 @@ class KVPreset:
     policy: KVPolicy = KVPolicy()
 
 
-def _rotated(codec: str, **options: str) -> KVSide:
-    return KVSide(codec, rotate="auto", **options)  # type: ignore[arg-type]
+def _rotated(codec: str) -> KVSide:
+    return KVSide(codec, rotate="auto")
+
+
+# What comes just before matters most: this window does more for the divergence than two bits.
+_EXACT = KVPolicy(sink=64, tail=128)
 
 
 PRESETS: Mapping[str, KVPreset] = {
-    "lossless": KVPreset(_rotated("q8_0"), _rotated("q8_0")),
-    "balanced": KVPreset(_rotated("q8_0"), _rotated("iq4_nl")),
-    "compact": KVPreset(_rotated("q5_0"), KVSide.of("lm4", value=True)),
-    "tiny": KVPreset(KVSide.of("lm4"), KVSide.of("lm2", value=True)),
+    "lossless": KVPreset(_rotated("q8_0"), _rotated("q8_0"), _EXACT),
+    "balanced": KVPreset(_rotated("q8_0"), _rotated("iq4_nl"), _EXACT),
+    "compact": KVPreset(_rotated("iq4_nl"), _rotated("iq4_nl"), _EXACT),
+    "tiny": KVPreset(KVSide.of("lm3"), KVSide.of("lm3", value=True), _EXACT),
 }
 """Presets by name."""
 

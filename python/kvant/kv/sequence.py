@@ -83,7 +83,9 @@ class KVSequence:
         v, v_type = _heads("append", "values", v, shape.kv_heads, shape.value_dim)
         if len(v) != len(k):
             raise ShapeError(f"[append] expected {len(k)} values as of keys, got {len(v)}")
-        bad = self._grow(lambda: self._core.append(place, k, k_type, v, v_type, threads or 0))
+        bad = self._grow(
+            lambda: _core.kv_append(self._core, place, k, k_type, v, v_type, threads or 0)
+        )
         if bad >= 0:
             token, head = divmod(bad, shape.kv_heads)
             codecs = "/".join(side.codec for side in cache.sides[layer])
@@ -165,7 +167,9 @@ class KVSequence:
             checked_out("attend", out, wanted, _F32)
         sums = np.empty(q.shape[:2], np.float32) if lse else None
         factor = shape.head_dim**-0.5 if scale is None else scale
-        self._core.attend(place, q, factor, softcap, causal, exact, sinks, out, sums, threads or 0)
+        _core.kv_attend(
+            self._core, place, q, factor, softcap, causal, exact, sinks, out, sums, threads or 0
+        )
         return out if sums is None else (out, sums)
 
     def fork(self) -> KVSequence:

@@ -17,24 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvant.errors import Error
+from kvant.errors import StateError
 from kvant.gguf.replace import replacing
 
 if TYPE_CHECKING:
     from kvant.kv.cache import KVCache
     from kvant.kv.sequence import KVSequence
 
-__all__ = ["StateError", "load", "save"]
+__all__ = ["load", "save"]
 
 _MAGIC = b"KVANTKV\n"
 _VERSION = 1
 _FIXED = struct.Struct("<8sIQ16s")
 _ALIGNMENT = 64
 _MOST_HEADER = 1 << 28
-
-
-class StateError(Error, ValueError):
-    """A file holds no state of such a cache, or was cut or changed."""
 
 
 def describe(cache: KVCache) -> list[dict[str, Any]]:

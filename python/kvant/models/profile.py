@@ -66,6 +66,7 @@ class Profile:
     def __enter__(self) -> Profile:
         if not _ENTERED.acquire(blocking=False):
             raise Error("[Profile] expected one profile at a time, got another that is entered")
+        # Looked up here, and not before: a profile within another would time its timers.
         if not self._timed:
             self._timed = {name: self._timer(name) for name in _CALLS} | {"replay": self._replay}
         for name, timed in self._timed.items():
@@ -98,7 +99,7 @@ class Profile:
             try:
                 return function(*args)
             finally:
-                self._count(name, clock() - began)
+                self._count(name.removeprefix("kv_"), clock() - began)
 
         return timed
 

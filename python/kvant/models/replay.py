@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvant import _core
+from kvant.errors import CacheFullError
 from kvant.kv import KVSequence
 from kvant.models.step import Step
 from kvant.models.weights import Array
@@ -50,5 +51,16 @@ class Replay:
             with self._program:
                 self._hidden = self._layers.hidden(self._step, self._token)
         else:
-            _core.replay(self._program)
+            self._replay()
         return self._hidden.copy()
+
+    def _replay(self) -> None:
+        before = self.sequence.length
+        while True:
+            try:
+                return _core.replay(self._program)
+            except CacheFullError:
+                # Layers that have their token give it back before prefixes make room.
+                self.sequence.truncate(before)
+                if not self.sequence.cache.prefixes.drop_oldest():
+                    raise
