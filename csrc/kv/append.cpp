@@ -151,7 +151,6 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
   if (tokens == 0) return {};
   const KvLayer& layer = cache_->layers()[size_t(layer_index)];
   const std::lock_guard lock(mutex_);
-  for (int head = 0; head < layer.heads; ++head) let_go(layer, pages(layer_index, head));
   std::atomic<int64_t> first_bad{INT64_MAX};
   std::atomic<bool> no_memory{false};
   Growth growth(*this, layer, layer_index, tokens);
@@ -222,6 +221,10 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
     return {Code::bad_shape, "a number is not finite, or too large for the codec"};
   }
   growth.commit();
+  for (int head = 0; head < layer.heads; ++head) {
+    HeadPages& own = pages(layer_index, head);
+    let_go(layer, own, own.length - tokens);
+  }
   return {};
 }
 

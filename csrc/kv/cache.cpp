@@ -61,19 +61,19 @@ int64_t KvSequence::length() const {
   return least;
 }
 
-// What no later token sees, even after a rollback.
-void KvSequence::let_go(const KvLayer& layer, HeadPages& own) {
+// What no token from the place `length` on sees, even after a rollback.
+void KvSequence::let_go(const KvLayer& layer, HeadPages& own, int64_t length) {
   PagePool& pool = cache_->pool();
   if (layer.window != kNoWindow) {
     // Attention merges chunks: a page counts from its own place, so any may go.
-    const int64_t first = std::max(own.length - layer.window - kRollback, int64_t(0)) / kPageTokens;
+    const int64_t first = std::max(length - layer.window - kRollback, int64_t(0)) / kPageTokens;
     if (first > own.first) {
       drop_front(pool, own.body, first - own.first);
       own.first = first;
     }
   }
   if (layer.tail > 0) {
-    const int64_t first = std::max(own.length - layer.tail - kRollback, int64_t(0)) / kPageTokens;
+    const int64_t first = std::max(length - layer.tail - kRollback, int64_t(0)) / kPageTokens;
     if (first > own.first_exact) {
       drop_front(pool, own.exact, first - own.first_exact);
       own.first_exact = first;

@@ -122,7 +122,7 @@ class KvSequence {
   HeadPages& pages(int layer, int head) { return pages_[size_t(first_[size_t(layer)] + head)]; }
   const HeadPages& pages(int layer, int head) const { return pages_[size_t(first_[size_t(layer)] + head)]; }
   void cut(const KvLayer& layer, HeadPages& pages, int64_t length);
-  void let_go(const KvLayer& layer, HeadPages& pages);
+  void let_go(const KvLayer& layer, HeadPages& pages, int64_t length);
 
   std::shared_ptr<KvCache> cache_;
   std::vector<int64_t> first_;  // of a layer in pages_

@@ -242,6 +242,17 @@ struct Avx2 {
   KVANT_INLINE F low_nibble(I a) { return to_f32(iand(a, isplat(15))); }
 
   KVANT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  // x times +1 or -1, which is exact, added to what the lane is paired with.
+  KVANT_INLINE void butterflies(F (&a)[2]) {
+    for (int p = 0; p < 2; ++p) {
+      a[p] = fma(a[p], _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1), _mm256_permute_ps(a[p], 0xb1));
+      a[p] = fma(a[p], _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1), _mm256_permute_ps(a[p], 0x4e));
+      a[p] = fma(a[p], _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1), _mm256_permute2f128_ps(a[p], a[p], 1));
+    }
+    const F sum = add(a[0], a[1]);
+    a[1] = sub(a[0], a[1]);
+    a[0] = sum;
+  }
   KVANT_INLINE F swap_pairs(F a) { return _mm256_permute_ps(a, 0xb1); }
 
   // For kernels/probe.h: chains that hide the latency of a product, and values the compiler may not

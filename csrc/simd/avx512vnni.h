@@ -207,6 +207,14 @@ struct Avx512Vnni {
   }
 
   KVANT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  // x times +1 or -1, which is exact, added to what the lane is paired with.
+  KVANT_INLINE void butterflies(F (&a)[1]) {
+    const F one = splat(1.0f), less = splat(-1.0f);
+    a[0] = fma(a[0], select(M(0xaaaa), less, one), _mm512_permute_ps(a[0], 0xb1));
+    a[0] = fma(a[0], select(M(0xcccc), less, one), _mm512_permute_ps(a[0], 0x4e));
+    a[0] = fma(a[0], select(M(0xf0f0), less, one), _mm512_shuffle_f32x4(a[0], a[0], 0xb1));
+    a[0] = fma(a[0], select(M(0xff00), less, one), _mm512_shuffle_f32x4(a[0], a[0], 0x4e));
+  }
   KVANT_INLINE F swap_pairs(F a) { return _mm512_permute_ps(a, 0xb1); }
 
   // For kernels/probe.h, as in avx2.h.

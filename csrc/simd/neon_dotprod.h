@@ -208,6 +208,22 @@ struct NeonDotprod {
   KVANT_INLINE F low_nibble(I a) { return to_f32(iand(a, isplat(15))); }
 
   KVANT_INLINE F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+  // x times +1 or -1, which is exact, added to what the lane is paired with.
+  KVANT_INLINE void butterflies(F (&a)[4]) {
+    const F pairs = {1, -1, 1, -1}, halves = {1, 1, -1, -1};
+    for (int p = 0; p < 4; ++p) {
+      a[p] = fma(a[p], pairs, vrev64q_f32(a[p]));
+      a[p] = fma(a[p], halves, vextq_f32(a[p], a[p], 2));
+    }
+    for (int apart = 1; apart < 4; apart *= 2) {
+      for (int p = 0; p < 4; ++p) {
+        if (p & apart) continue;
+        const F sum = add(a[p], a[p + apart]);
+        a[p + apart] = sub(a[p], a[p + apart]);
+        a[p] = sum;
+      }
+    }
+  }
   KVANT_INLINE F swap_pairs(F a) { return vrev64q_f32(a); }
 
   // For kernels/probe.h: chains that hide the latency of a product, and values the compiler may not

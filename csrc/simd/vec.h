@@ -178,6 +178,9 @@ struct Wide {
   // Lanes 2i and 2i + 1 change places; on scalar, whose only lane has no partner, there is none.
   KVANT_INLINE F swap_pairs(F a) { KVANT_EACH a.v[p] = N::swap_pairs(a.v[p]); return a; }
 
+  // Sums and differences of lanes 1, 2, 4 and 8 apart, in this order: the lower lane gets the sum. Of sixteen lanes.
+  KVANT_INLINE F butterflies(F a) { N::butterflies(a.v); return a; }
+
   // Codes that index a 16-entry table, in place: codes[i] = table[codes[i]].
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) { N::lookup(table, codes, count); }
 };

@@ -114,7 +114,7 @@ class ModelSequence:
         for layer, own in zip(self.layers, self.pages, strict=True):
             if not 0 <= length <= own.length:
                 raise RefusedError
-            if layer.window and max(length + 1 - layer.window, 0) < own.first * PAGE:
+            if length and layer.window and max(length + 1 - layer.window, 0) < own.first * PAGE:
                 raise RefusedError
         for layer, own in zip(self.layers, self.pages, strict=True):
             last = pages_of(length)
@@ -124,6 +124,8 @@ class ModelSequence:
                 own.first_exact = last
             self._cut(own.sinks, min(last, pages_of(layer.sink)))
             own.length = length
+            if not length:
+                own.first = own.first_exact = 0
         del self.tokens[length:]
 
     def grow(self, number, count, commit=True):
@@ -131,8 +133,8 @@ class ModelSequence:
         if not count:
             return
         layer, own = self.layers[number], self.pages[number]
-        self._let_go(layer, own)
-        end = pages_of(own.length + count)
+        before = own.length
+        end = pages_of(before + count)
         runs = [(own.body, own.first, layer.page_bytes, end)]
         if layer.tail:
             runs.append((own.exact, own.first_exact, layer.exact_bytes, end))
@@ -149,6 +151,7 @@ class ModelSequence:
                 self.pool.drop([pages.pop()])
             pages += [self.pool.take(nbytes * layer.heads) for _ in range(copied + new)]
         own.length += count
+        self._let_go(layer, own, before)
 
     def sees_all_exactly(self, number, queries):
         """Whether no rollback took away exact tokens that the last queries see."""
@@ -171,14 +174,14 @@ class ModelSequence:
         copied = int(bool(partial) and self.pool.references[pages[-1]] > 1)
         return pages, nbytes, copied, max(end - behind, 0)
 
-    def _let_go(self, layer, own):
+    def _let_go(self, layer, own, length):
         if layer.window:
-            first = max(own.length - layer.window - ROLLBACK, 0) // PAGE
+            first = max(length - layer.window - ROLLBACK, 0) // PAGE
             if first > own.first:
                 self._shift(own.body, first - own.first)
                 own.first = first
         if layer.tail:
-            first = max(own.length - layer.tail - ROLLBACK, 0) // PAGE
+            first = max(length - layer.tail - ROLLBACK, 0) // PAGE
             if first > own.first_exact:
                 self._shift(own.exact, first - own.first_exact)
                 own.first_exact = first
