@@ -232,15 +232,15 @@ Status KvSequence::append(int layer, int64_t tokens, const KvInput& k, const KvI
   try {
     return grow(layer, tokens, limit, bad, [&](KvCoder& coder, int side, int begin, int end, int64_t from, int64_t until) {
       const int64_t each = until - from, rows = each * (end - begin);
-      // In the order of tokens, so that the first of them is named.
-      for (int64_t token = from; token < until; ++token) {
-        for (int head = begin; head < end; ++head) {
-          const int64_t row = (head - begin) * each + token - from;
-          if (!coder.gather(side ? v : k, head, token, row)) return row;
-        }
+      // The first token is named, and of its heads the first.
+      int64_t first = until, row = -1;
+      for (int head = begin; head < end; ++head) {
+        const int64_t refused = coder.gather(side ? v : k, head, from, until, (head - begin) * each);
+        if (refused < 0 || refused >= first) continue;
+        first = refused;
+        row = (head - begin) * each + refused - from;
       }
-      coder.transform(rows);
-      return coder.encode(rows);
+      return row >= 0 ? row : coder.encode(rows);
     });
   } catch (const std::bad_alloc&) {
     return {Code::no_memory, "no memory for the pages of a sequence"};

@@ -27,35 +27,39 @@ void KvCoder::place(Carver& carver, int64_t rows) {
   bytes_ = carver.take<uint8_t>(rows * kv_row_bytes(layer_.info(side_), dim_));
 }
 
-bool KvCoder::gather(const KvInput& in, int head, int64_t token, int64_t r) {
-  float* to = x_ + r * width_;
+void KvCoder::copy(const KvInput& in, int head, int64_t token, float* to) const {
   const int64_t at = token * in.token_stride + head * in.head_stride;
   if (in.type == Float::f32) {
     memcpy(to, static_cast<const float*>(in.x) + at, size_t(dim_) * 4);
   } else {
     kernels_.codec->widen(static_cast<const uint16_t*>(in.x) + at, in.type, to, dim_);
   }
-  std::fill(to + dim_, to + width_, 0.0f);
-  if (kernels_.codec->first_nonfinite(to, Float::f32, dim_) >= 0) return false;
-  const KvTransform& transform = layer_.transform[side_];
-  if (!transform.center.empty()) {
-    const float* center = transform.center.data() + int64_t(head) * dim_;
-    for (int d = 0; d < dim_; ++d) to[d] -= center[d];
-  }
-  if (!transform.shrink.empty()) {
-    const float* shrink = transform.shrink.data() + int64_t(head) * dim_;
-    for (int d = 0; d < dim_; ++d) to[d] *= shrink[d];
-  }
-  return true;
 }
 
-void KvCoder::transform(int64_t rows) {
+void KvCoder::rotate(const float* from, int64_t stride, int64_t rows, float* to, bool inverse) const {
   const KvTransform& transform = layer_.transform[side_];
-  if (transform.rotate == 0) return;
-  kernels_.ops->hadamard({{x_, width_, x_, width_, rows, dim_},
-                          transform.rotate,
-                          transform.signs.empty() ? nullptr : transform.signs.data(),
-                          false});
+  const float* signs = transform.signs.empty() ? nullptr : transform.signs.data();
+  kernels_.ops->hadamard({{from, stride, to, width_, rows, dim_}, transform.rotate, signs, inverse});
+}
+
+int64_t KvCoder::gather(const KvInput& in, int head, int64_t from, int64_t until, int64_t r) {
+  const KvTransform& transform = layer_.transform[side_];
+  float* to = x_ + r * width_;
+  const int64_t rows = until - from;
+  // What is only rotated needs no copy before.
+  const bool copied = in.type != Float::f32 || !transform.center.empty() || !transform.shrink.empty() || !transform.rotate;
+  const float* source = static_cast<const float*>(in.x) + from * in.token_stride + head * in.head_stride;
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = to + i * width_;
+    if (copied) copy(in, head, from + i, row);
+    const float* given = copied ? row : source + i * in.token_stride;
+    if (kernels_.codec->first_nonfinite(given, Float::f32, dim_) >= 0) return from + i;
+    std::fill(row + dim_, row + width_, 0.0f);
+    for (int d = 0; d < dim_ && !transform.center.empty(); ++d) row[d] -= transform.center[size_t(head * dim_ + d)];
+    for (int d = 0; d < dim_ && !transform.shrink.empty(); ++d) row[d] *= transform.shrink[size_t(head * dim_ + d)];
+  }
+  if (transform.rotate) rotate(copied ? to : source, copied ? width_ : in.token_stride, rows, to, false);
+  return -1;
 }
 
 int64_t KvCoder::encode(int64_t rows) {
@@ -157,12 +161,7 @@ void KvCoder::decode(int64_t rows) {
 
 void KvCoder::untransform(int head, int64_t rows) {
   const KvTransform& transform = layer_.transform[side_];
-  if (transform.rotate) {
-    kernels_.ops->hadamard({{x_, width_, x_, width_, rows, dim_},
-                            transform.rotate,
-                            transform.signs.empty() ? nullptr : transform.signs.data(),
-                            true});
-  }
+  if (transform.rotate) rotate(x_, width_, rows, x_, true);
   for (int64_t r = 0; r < rows; ++r) {
     float* x = x_ + r * width_;
     for (int d = 0; d < dim_; ++d) {

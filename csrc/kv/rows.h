@@ -13,9 +13,9 @@ class KvCoder {
       : kernels_(kernels), layer_(layer), side_(side), dim_(layer.size(side)), width_(kv_blocks(dim_) * kKvBlock) {}
 
   void place(Carver& carver, int64_t rows);
-  // Floats of a token and head into row r, transformed. False if one is not finite.
-  bool gather(const KvInput& in, int head, int64_t token, int64_t r);
-  void transform(int64_t rows);
+  // Floats of a head's tokens from .. until - 1 into rows r and on, transformed. The first token with a number that is
+  // not finite, or -1.
+  int64_t gather(const KvInput& in, int head, int64_t from, int64_t until, int64_t r);
   // Row of the first number too large to be stored, or -1.
   int64_t encode(int64_t rows);
   // A row of a file into row r.
@@ -36,6 +36,8 @@ class KvCoder {
   int32_t width() const { return width_; }
 
  private:
+  void copy(const KvInput& in, int head, int64_t token, float* to) const;
+  void rotate(const float* from, int64_t stride, int64_t rows, float* to, bool inverse) const;
   bool quantized() const { return layer_.info(side_).quantized; }
   const KvCodecKernels& codec() const { return kernels_.attend->codec[int(layer_.codec[side_])]; }
   int blocks() const { return width_ / kKvBlock; }

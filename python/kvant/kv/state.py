@@ -170,16 +170,27 @@ def _check(cache: KVCache, header: dict[str, Any], path: Any) -> None:
     wanted = json.loads(json.dumps(describe(cache)))
     given = header.get("layers")
     if given != wanted:
-        different = "their number"
-        if isinstance(given, list) and len(given) == len(wanted):
-            pair = next((a, b) for a, b in zip(wanted, given, strict=True) if a != b)
-            different = f"{pair[0]} and {pair[1]}"
-        raise StateError(f"[load] expected layers as of this cache, they differ in {different}")
+        what, own, other = _difference(wanted, given)
+        raise StateError(
+            f"[load] expected layers as of this cache, they differ in {what}: expected {own}, "
+            f"got {other}"
+        )
     model = header.get("model")
     if cache.fingerprint is not None and model is not None and model != cache.fingerprint:
         raise StateError(
             f"[load] expected a state of the model {cache.fingerprint}, got {model} in {path}"
         )
+
+
+def _difference(wanted: Any, given: Any, what: str = "their number") -> tuple[str, Any, Any]:
+    """Where two descriptions differ first, and what stands there."""
+    if isinstance(wanted, list) and isinstance(given, list) and len(wanted) == len(given):
+        pairs = [(f"layer {i}", a, b) for i, (a, b) in enumerate(zip(wanted, given, strict=True))]
+    elif isinstance(wanted, dict) and isinstance(given, dict) and wanted.keys() == given.keys():
+        pairs = [(f"{what}, {name}", wanted[name], given[name]) for name in wanted]
+    else:
+        return what, wanted, given
+    return next(_difference(a, b, name) for name, a, b in pairs if a != b)
 
 
 def _part(data: NDArray[np.uint8], start: int, part: dict[str, Any], path: Any) -> Any:
