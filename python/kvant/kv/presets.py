@@ -49,7 +49,7 @@ _EXACT = KVPolicy(sink=64, tail=128)
 
 PRESETS: Mapping[str, KVPreset] = {
     "lossless": KVPreset(_rotated("q8_0"), _rotated("q8_0"), _EXACT),
-    "balanced": KVPreset(_rotated("q8_0"), _rotated("iq4_nl"), _EXACT),
+    "balanced": KVPreset(_rotated("q6_0"), _rotated("q6_0"), _EXACT),
     "compact": KVPreset(_rotated("iq4_nl"), _rotated("iq4_nl"), _EXACT),
     "tiny": KVPreset(KVSide.of("lm3"), KVSide.of("lm3", value=True), _EXACT),
 }
