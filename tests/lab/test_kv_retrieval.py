@@ -24,7 +24,7 @@ COPY = {"lossless": 0.003, "balanced": 0.005, "compact": 0.01, "tiny": 0.05}
 COPIED = {"lossless": 0.005, "balanced": 0.02, "compact": 0.04, "tiny": 0.15}
 CUED = {"lossless": 0.005, "balanced": 0.03, "compact": 0.05, "tiny": 0.3}
 # Of the weight of one key among 4096, which f16 gives 0.9.
-WEIGHT = {"lossless": 0.002, "balanced": 0.004, "compact": 0.01, "tiny": 0.02}
+WEIGHT = {"lossless": 0.002, "balanced": 0.004, "compact": 0.01, "tiny": 0.08}
 
 
 @cache
