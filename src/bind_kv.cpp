@@ -170,7 +170,7 @@ void add_calls(nb::module_& m) {
           code = call();
         }
         if (*bad < 0) check(code, "append");
-        if (Program* program = Program::recording()) program->add("append", call);
+        if (Program* program = Program::recording(); program && code == KVANT_OK) program->add("append", call);
         return *bad;
       },
       nb::arg("sequence"), nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("k_type"), nb::arg("v").noconvert(), nb::arg("v_type"),

@@ -218,8 +218,7 @@ KVANT_EXPORT int64_t kvant_sequence_state_bytes(const kvant_sequence* sequence, 
 KVANT_EXPORT int32_t kvant_sequence_save(const kvant_sequence* sequence, int32_t layer, int32_t head, uint8_t* out,
                                          int64_t bytes) {
   KVANT_CHECK(check_read(*sequence->sequence, layer, 0, head, 0, 0));
-  if (bytes != sequence->sequence->state_bytes(layer, head)) return fail(Code::bad_shape, "out is not of the state's size");
-  return report(sequence->sequence->save(layer, head, out));
+  return report(sequence->sequence->save(layer, head, out, bytes));
 }
 
 KVANT_EXPORT int32_t kvant_sequence_load(kvant_sequence* sequence, int32_t layer, int32_t head, const uint8_t* state,

@@ -152,6 +152,9 @@ struct KvCodecInfo {
   int32_t ggml_type;          // that its rows are blocks of, or -1
   int32_t offset;             // a code's value is table[code], or code - offset
   const int8_t* table;
+
+  // Whether scales are never below zero, as the weights that multiply values must be; others bring their sign along.
+  constexpr bool positive() const { return quantized && (bits == 8 || has_min || row_scale); }
 };
 
 template <class C>

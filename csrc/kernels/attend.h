@@ -124,7 +124,7 @@ KVANT_INLINE void weigh_page(float* scores, int begin, int end, int width, float
   const float before = state[0], max = larger(reduce16<V>(largest, larger), before);
   if (max == kMinusInfinity) {
     // Nothing but -inf so far, from which a difference would be NaN; or a NaN, which the sum shall be.
-    for (int j = begin; j < end; ++j) {
+    for (int j = 0; j < kPageTokens; ++j) {
       if (scores[j] == kMinusInfinity) scores[j] = 0.0f;
       state[1] += scores[j];
     }

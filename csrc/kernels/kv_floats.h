@@ -35,8 +35,10 @@ KVANT_INLINE bool round_numbers(const float* x, int count, T* out) {
     bool fits = true;
     for (int i = 0; i < count; ++i) {
       const uint16_t bits = __is_same(T, Halves) ? f32_to_f16(x[i]) : f32_to_bf16(x[i]);
-      fits = fits && (bits & 0x7fff) < (__is_same(T, Halves) ? 0x7c00 : 0x7f80);
-      out[i].bits = bits;
+      const bool fit = (bits & 0x7fff) < (__is_same(T, Halves) ? 0x7c00 : 0x7f80);
+      // What is refused must not stay in a page.
+      out[i].bits = fit ? bits : 0;
+      fits = fits && fit;
     }
     return fits;
   }

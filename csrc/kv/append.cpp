@@ -39,14 +39,14 @@ class KvSequence::Growth {
   Status take() {
     for (Head& head : heads_) {
       const HeadPages& own = *head.pages;
-      if (const Status s = take(head.body, own.body, own.first, own.length, layer_.page_bytes(), kEvery); !s.ok()) return s;
+      if (const Status s = take(head.body, own.body, own.first, own.length, layer_.layout(), kEvery); !s.ok()) return s;
       if (!layer_.quantized()) continue;
       if (layer_.tail > 0) {
-        const Status s = take(head.exact, own.exact, own.first_exact, own.length, layer_.exact_bytes(), kEvery);
+        const Status s = take(head.exact, own.exact, own.first_exact, own.length, layer_.exact_layout(), kEvery);
         if (!s.ok()) return s;
       }
       if (own.length < layer_.sink) {
-        const Status s = take(head.sinks, own.sinks, 0, own.length, layer_.exact_bytes(), pages_of(layer_.sink));
+        const Status s = take(head.sinks, own.sinks, 0, own.length, layer_.exact_layout(), pages_of(layer_.sink));
         if (!s.ok()) return s;
       }
     }
@@ -88,9 +88,13 @@ class KvSequence::Growth {
     Run body, exact, sinks;
   };
 
-  Status take(Run& run, const std::vector<Page*>& have, int64_t first, int64_t length, int64_t bytes, int64_t most) {
+  Status take(Run& run, const std::vector<Page*>& have, int64_t first, int64_t length, const PageLayout& layout,
+              int64_t most) {
     const int64_t end = std::min(pages_of(length + tokens_), most), behind = first + int64_t(have.size());
     run.first = behind;
+    // Nothing throws once a page was taken.
+    run.taken.reserve(size_t(std::max(end - behind, int64_t(0)) + 1));
+    const_cast<std::vector<Page*>&>(have).reserve(have.size() + run.taken.capacity());
     if (length % kPageTokens && length / kPageTokens == behind - 1 && !have.empty()) {
       run.first = behind - 1;
       Page* last = have.back();
@@ -98,23 +102,21 @@ class KvSequence::Growth {
         run.there = last;
       } else {
         Page* copy;
-        if (const Status s = page(bytes, copy); !s.ok()) return s;
+        if (const Status s = page(layout, copy); !s.ok()) return s;
         run.taken.push_back(copy);
-        memcpy(copy->data, last->data, size_t(bytes));
+        memcpy(copy->data, last->data, size_t(layout[0]));
       }
     }
     for (int64_t i = behind; i < end; ++i) {
       Page* fresh;
-      if (const Status s = page(bytes, fresh); !s.ok()) return s;
+      if (const Status s = page(layout, fresh); !s.ok()) return s;
       run.taken.push_back(fresh);
     }
-    // So that commit() cannot fail.
-    const_cast<std::vector<Page*>&>(have).reserve(have.size() + run.taken.size());
     return {};
   }
 
-  Status page(int64_t bytes, Page*& out) {
-    switch (pool_.take(bytes, out)) {
+  Status page(const PageLayout& layout, Page*& out) {
+    switch (pool_.take(layout, out)) {
       case PagePool::Want::page: return {};
       case PagePool::Want::over_budget: return {Code::full, "the cache is full: its budget has no page left"};
       default: return {Code::no_memory, "no memory for a page"};
@@ -171,9 +173,12 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
       if (!memory) return no_memory.store(true);
       Carver carver(memory);
       coder.place(carver, rows);
-      int64_t row = fill(coder, side, begin, end, from, until);
-      for (int head = begin; row < 0 && head < end; ++head) {
-        for (int64_t token = from; row < 0 && token < until;) {
+      if (const int64_t row = fill(coder, side, begin, end, from, until); row >= 0) {
+        refuse(from + row % each, begin + int(row / each));
+        continue;
+      }
+      for (int head = begin; head < end; ++head) {
+        for (int64_t token = from; token < until;) {
           const int64_t at = growth.start(head) + token, page = at / kPageTokens;
           const int64_t count = std::min(until - token, (page + 1) * kPageTokens - at);
           const int64_t first = (head - begin) * each + token - from;
@@ -188,13 +193,13 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
             return fits;
           };
           if (!put(first, count)) {
-            row = first;
+            int64_t row = first;
             while (put(row, 1)) ++row;
+            refuse(token + row - first, head);
           }
           token += count;
         }
       }
-      if (row >= 0) refuse(from + row % each, begin + int(row / each));
     }
   };
   if (tokens * layer.heads * int64_t(layer.dim + layer.value_dim) <= kSmallAppend) limit = 1;
@@ -240,7 +245,7 @@ Status KvSequence::append(int layer, int64_t tokens, const KvInput& k, const KvI
         first = refused;
         row = (head - begin) * each + refused - from;
       }
-      return row >= 0 ? row : coder.encode(rows);
+      return row >= 0 ? row : coder.encode(rows, each);
     });
   } catch (const std::bad_alloc&) {
     return {Code::no_memory, "no memory for the pages of a sequence"};
@@ -257,7 +262,7 @@ Status KvSequence::write(int layer, int64_t tokens, const uint8_t* k, const uint
         const int64_t place = (from + r % each) * own.heads + begin + r / each;
         coder.read((side ? v : k) + place * bytes[side], r);
       }
-      const int64_t row = coder.first_refused(each * (end - begin));
+      const int64_t row = coder.first_refused(each * (end - begin), each);
       if (row < 0) coder.decode(each * (end - begin));
       return row;
     });

@@ -51,13 +51,15 @@ KvSequence::~KvSequence() {
 
 int64_t KvSequence::length(int layer) const {
   const std::lock_guard lock(mutex_);
-  return pages(layer, 0).length;
+  int64_t least = pages(layer, 0).length;
+  for (int head = 1; head < cache_->layers()[size_t(layer)].heads; ++head) least = std::min(least, pages(layer, head).length);
+  return least;
 }
 
 int64_t KvSequence::length() const {
   const std::lock_guard lock(mutex_);
   int64_t least = pages_[0].length;
-  for (const int64_t first : first_) least = std::min(least, pages_[size_t(first)].length);
+  for (const HeadPages& own : pages_) least = std::min(least, own.length);
   return least;
 }
 
@@ -102,12 +104,14 @@ Status KvSequence::truncate(int64_t length) {
   const std::lock_guard lock(mutex_);
   const auto& layers = cache_->layers();
   for (size_t l = 0; l < layers.size(); ++l) {
-    const HeadPages& own = pages(int(l), 0);
-    if (length < 0 || length > own.length) return {Code::bad_shape, "there are not so many tokens"};
     // The next token must find all it sees.
     const int64_t seen = std::max(length + 1 - layers[l].window, int64_t(0));
-    if (length > 0 && layers[l].window != kNoWindow && seen < own.first * kPageTokens) {
-      return {Code::bad_shape, "a window has let go of tokens that would be seen again"};
+    for (int head = 0; head < layers[l].heads; ++head) {
+      const HeadPages& own = pages(int(l), head);
+      if (length < 0 || length > own.length) return {Code::bad_shape, "there are not so many tokens"};
+      if (length > 0 && layers[l].window != kNoWindow && seen < own.first * kPageTokens) {
+        return {Code::bad_shape, "a window has let go of tokens that would be seen again"};
+      }
     }
   }
   for (size_t l = 0; l < layers.size(); ++l) {

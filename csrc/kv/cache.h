@@ -33,6 +33,10 @@ struct KvLayer {
   int32_t size(int side) const { return side ? value_dim : dim; }
   int64_t side_bytes(int side) const { return (kv_page_bytes(info(side), size(side), side) + 63) / 64 * 64; }
   int64_t page_bytes() const { return side_bytes(0) + side_bytes(1); }
+  PageLayout layout() const { return {page_bytes(), int64_t(codec[0]), int64_t(codec[1]), dim, value_dim}; }
+  PageLayout exact_layout() const {
+    return {exact_bytes(), int64_t(KvCodec::f16), int64_t(KvCodec::f16), dim, value_dim};
+  }
   int64_t exact_offset() const { return (kv_page_bytes(kKvCodecs.row[int(KvCodec::f16)], dim, false) + 63) / 64 * 64; }
   int64_t exact_bytes() const {
     return exact_offset() + (kv_page_bytes(kKvCodecs.row[int(KvCodec::f16)], value_dim, true) + 63) / 64 * 64;
@@ -110,7 +114,7 @@ class KvSequence {
   // All pages of a head as they are (state.cpp), and such pages in a head without tokens: copied, or left where they
   // lie, aligned to 64 bytes, as long as the cache lives.
   int64_t state_bytes(int layer, int head) const;
-  Status save(int layer, int head, uint8_t* out) const;
+  Status save(int layer, int head, uint8_t* out, int64_t bytes) const;
   Status load(int layer, int head, const uint8_t* state, int64_t bytes, bool in_place);
 
  private:

@@ -14,7 +14,7 @@ constexpr int64_t kFewestPages = 16, kMostSlabBytes = int64_t(32) << 20;
 }  // namespace
 
 PagePool::~PagePool() {
-  for (auto& [bytes, size] : sizes_) {
+  for (auto& [layout, size] : sizes_) {
     for (const PageSize::Slab& slab : size.slabs) {
       free_buffer(slab.memory, slab.bytes);
       delete[] slab.pages;
@@ -52,10 +52,11 @@ bool PagePool::grow(PageSize& size) {
   return true;
 }
 
-PagePool::Want PagePool::take(int64_t bytes, Page*& page) {
+PagePool::Want PagePool::take(const PageLayout& layout, Page*& page) {
   const std::lock_guard lock(mutex_);
+  const int64_t bytes = layout[0];
   if (budget_ > 0 && used_ + bytes > budget_) return Want::over_budget;
-  PageSize& size = sizes_[bytes];
+  PageSize& size = sizes_[layout];
   size.bytes = bytes;
   if (size.free.empty() && !grow(size)) return Want::no_memory;
   page = size.free.back();

@@ -62,8 +62,9 @@ int64_t KvCoder::gather(const KvInput& in, int head, int64_t from, int64_t until
   return -1;
 }
 
-int64_t KvCoder::encode(int64_t rows) {
-  if (!quantized()) return -1;
+int64_t KvCoder::encode(int64_t rows, int64_t tokens) {
+  // A transform may overflow.
+  if (!quantized()) return first_refused(rows, tokens);
   const KvCodecInfo& info = layer_.info(side_);
   for (int64_t first = 0; first < rows; first += kMaxEncodeRows) {
     const int count = int(std::min<int64_t>(rows - first, kMaxEncodeRows));
@@ -75,27 +76,29 @@ int64_t KvCoder::encode(int64_t rows) {
     const int64_t row_bytes = kv_row_bytes(info, dim_);
     const EncodeJob job = {x, width_, nullptr, bytes_, row_bytes, count, width_};
     const int format = format_of(info.ggml_type);
-    // A transform may overflow; what comes of it has no finite scale.
+    // What overflowed has no finite scale.
     memset(bytes_, 0xff, size_t(count * row_bytes));
     (void)(format >= 0 ? kernels_.codec->encode[format](job) : kernels_.attend->encode_q6_0(job));
     codec().read(bytes_, count, blocks(), from(first));
   }
-  return first_refused(rows);
+  return first_refused(rows, tokens);
 }
 
-int64_t KvCoder::first_refused(int64_t rows) const {
-  if (!quantized()) {
-    const int64_t at = kernels_.codec->first_nonfinite(x_, Float::f32, rows * width_);
-    return at < 0 ? -1 : at / width_;
-  }
+bool KvCoder::refused(int64_t r) const {
+  if (!quantized()) return kernels_.codec->first_nonfinite(x_ + r * width_, Float::f32, width_) >= 0;
   const KvCodecInfo& info = layer_.info(side_);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int count = info.row_scale ? 1 : blocks();
-    for (int b = 0; b < count; ++b) {
-      const uint16_t scale = rows_.scales[r * blocks() + b];
-      // Codes of eight bits are multiplied as they lie, with weights that are not negative.
-      if (!is_finite_half(scale) || (info.bits == 8 && scale > 0x8000)) return r;
-      if (info.has_min && !is_finite_half(rows_.mins[r * blocks() + b])) return r;
+  const int count = info.row_scale ? 1 : blocks();
+  for (int64_t i = r * blocks(); i < r * blocks() + count; ++i) {
+    if (!is_finite_half(rows_.scales[i]) || (info.positive() && rows_.scales[i] > 0x8000)) return true;
+    if (info.has_min && !is_finite_half(rows_.mins[i])) return true;
+  }
+  return false;
+}
+
+int64_t KvCoder::first_refused(int64_t rows, int64_t tokens) const {
+  for (int64_t token = 0; token < tokens; ++token) {
+    for (int64_t r = token; r < rows; r += tokens) {
+      if (refused(r)) return r;
     }
   }
   return -1;

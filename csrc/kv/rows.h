@@ -16,12 +16,11 @@ class KvCoder {
   // Floats of a head's tokens from .. until - 1 into rows r and on, transformed. The first token with a number that is
   // not finite, or -1.
   int64_t gather(const KvInput& in, int head, int64_t from, int64_t until, int64_t r);
-  // Row of the first number too large to be stored, or -1.
-  int64_t encode(int64_t rows);
+  // The first row of the first token, of so many tokens a head, that cannot be stored; or -1.
+  int64_t encode(int64_t rows, int64_t tokens);
   // A row of a file into row r.
   void read(const uint8_t* bytes, int64_t r);
-  // The first row that cannot be stored, or -1.
-  int64_t first_refused(int64_t rows) const;
+  int64_t first_refused(int64_t rows, int64_t tokens) const;
   // Rows r .. into places of a page. False if one is too large for the type.
   bool put(int64_t r, int64_t rows, uint8_t* side, int token) const;
   bool put_exact(int64_t r, int64_t rows, uint8_t* side, int token) const;
@@ -38,6 +37,7 @@ class KvCoder {
  private:
   void copy(const KvInput& in, int head, int64_t token, float* to) const;
   void rotate(const float* from, int64_t stride, int64_t rows, float* to, bool inverse) const;
+  bool refused(int64_t r) const;
   bool quantized() const { return layer_.info(side_).quantized; }
   const KvCodecKernels& codec() const { return kernels_.attend->codec[int(layer_.codec[side_])]; }
   int blocks() const { return width_ / kKvBlock; }

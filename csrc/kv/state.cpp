@@ -56,8 +56,10 @@ bool is_sound(const KvCodecInfo& codec, int32_t dim, int side, const uint8_t* by
     const int64_t scales = (codec.row_scale ? 1 : kv_blocks(dim)) * kPageTokens * 2;
     const uint8_t* from = bytes + size - scales * (codec.has_min ? 2 : 1);
     if (!all_finite<uint16_t>(from, bytes + size - from, 0x7c00)) return false;
-    for (int64_t i = 1; codec.bits == 8 && i < scales; i += 2) {
-      if (from[i] & 0x80) return false;
+    for (int64_t i = 0; codec.positive() && i < scales; i += 2) {
+      uint16_t scale;
+      memcpy(&scale, from + i, 2);
+      if (scale > 0x8000) return false;
     }
     return true;
   }
@@ -72,11 +74,13 @@ int64_t KvSequence::state_bytes(int layer, int head) const {
   return bytes_of(cache_->layers()[size_t(layer)], head_of(pages(layer, head)));
 }
 
-Status KvSequence::save(int layer_index, int head, uint8_t* out) const {
+Status KvSequence::save(int layer_index, int head, uint8_t* out, int64_t bytes) const {
   const KvLayer& layer = cache_->layers()[size_t(layer_index)];
   const std::lock_guard lock(mutex_);
   const HeadPages& own = pages(layer_index, head);
   const StateHead begin = head_of(own);
+  // Tokens may have come since the caller asked how much there is.
+  if (bytes != bytes_of(layer, begin)) return {Code::bad_shape, "out is not of the state's size"};
   memcpy(out, &begin, sizeof begin);
   out += sizeof begin;
   const auto copy = [&](const std::vector<Page*>& from, int64_t bytes) {
@@ -102,6 +106,10 @@ Status KvSequence::load(int layer_index, int head, const uint8_t* state, int64_t
   if (!is_sound(layer, begin) || bytes != bytes_of(layer, begin)) {
     return {Code::bad_shape, "the state is not one of such a layer"};
   }
+  for (int other = 0; other < layer.heads; ++other) {
+    const int64_t length = pages(layer_index, other).length;
+    if (length != 0 && length != begin.length) return {Code::bad_shape, "the heads of a layer have as many tokens each"};
+  }
   PagePool& pool = cache_->pool();
   HeadPages fresh;
   fresh.length = begin.length;
@@ -120,7 +128,7 @@ Status KvSequence::load(int layer_index, int head, const uint8_t* state, int64_t
       Page* page = nullptr;
       if (in_place) {
         page = pool.attach(state);
-      } else if (const auto want = pool.take(size, page); want == PagePool::Want::page) {
+      } else if (const auto want = pool.take(coded ? layer.layout() : layer.exact_layout(), page); want == PagePool::Want::page) {
         memcpy(page->data, state, size_t(size));
       } else if (want == PagePool::Want::over_budget) {
         status = {Code::full, "the cache is full: its budget has no page left"};
@@ -129,17 +137,17 @@ Status KvSequence::load(int layer_index, int head, const uint8_t* state, int64_t
       if (page) to.push_back(page);
     }
   };
+  state += sizeof begin;
   try {
     fresh.body.reserve(size_t(begin.body));
     fresh.exact.reserve(size_t(begin.exact));
     fresh.sinks.reserve(size_t(begin.sinks));
+    take(fresh.body, begin.body, layer.page_bytes(), true);
+    take(fresh.exact, begin.exact, layer.exact_bytes(), false);
+    take(fresh.sinks, begin.sinks, layer.exact_bytes(), false);
   } catch (const std::bad_alloc&) {
-    return {Code::no_memory, "no memory for the pages of a sequence"};
+    status = {Code::no_memory, "no memory for the pages of a sequence"};
   }
-  state += sizeof begin;
-  take(fresh.body, begin.body, layer.page_bytes(), true);
-  take(fresh.exact, begin.exact, layer.exact_bytes(), false);
-  take(fresh.sinks, begin.sinks, layer.exact_bytes(), false);
   if (!status.ok()) {
     for (auto* list : {&fresh.body, &fresh.exact, &fresh.sinks}) {
       for (Page* page : *list) pool.drop(page);

@@ -33,7 +33,7 @@ class Setting:
     budget: int | None = 700_000
 
     def cache(self):
-        policy = KVPolicy(self.sink, self.tail, dict(enumerate(CODECS)))
+        policy = KVPolicy(self.sink, self.tail, {layer: CODECS[layer] for layer in OWNED})
         window = [None, None, self.window, None]
         return KVCache(
             4,

@@ -157,3 +157,43 @@ def test_heads_of_states_that_cannot_be_are_refused(data, at):
     with contextlib.suppress(Error):
         cache.sequence()._core.load(0, 0, np.frombuffer(bytes(state), np.uint8), False)
     assert cache.nbytes == 0
+
+
+def test_a_refused_append_leaves_nothing_in_a_state(tmp_path):
+    for codec, policy in (("f16", None), ("q8_0", KVPolicy(tail=64))):
+        cache = KVCache(1, HEADS, DIM, codec, codec, policy=policy)
+        seq = cache.sequence()
+        x = normal(10, HEADS, DIM)
+        seq.append(0, x, x)
+        with pytest.raises(Error, match="position 12"):
+            seq.append(0, *[np.where(np.arange(10)[:, None, None] == 2, 1e6, x).astype("f4")] * 2)
+        seq.save(tmp_path / "a")
+        assert cache.load(tmp_path / "a").length == 10
+
+
+def test_heads_of_different_lengths_are_refused():
+    cache = KVCache(1, 2, DIM, "q4_0", "q4_0")
+    long, short, made = cache.sequence(), cache.sequence(), cache.sequence()
+    long.append(0, normal(600, 2, DIM), normal(600, 2, DIM))
+    short.append(0, normal(10, 2, DIM), normal(10, 2, DIM))
+    made._core.load(0, 0, np.frombuffer(long._core.save(0, 0), np.uint8), False)
+    with pytest.raises(Error, match="as many tokens each"):
+        made._core.load(0, 1, np.frombuffer(short._core.save(0, 1), np.uint8), False)
+    with pytest.raises(Error, match="not so many"):
+        made.truncate(500)
+    assert made.length == 0
+
+
+@pytest.mark.parametrize("tokens", [[2**70], {}, "", [1.5], [True]])
+def test_tokens_that_are_none_are_refused(tmp_path, tokens, monkeypatch):
+    from kvant.kv import state
+
+    seq = fed(make(), 3)
+    written = json.dumps
+    monkeypatch.setattr(
+        state.json, "dumps", lambda x: written({**x, "tokens": tokens} if "tokens" in x else x)
+    )
+    seq.save(tmp_path / "a")
+    monkeypatch.undo()
+    with pytest.raises(StateError):
+        make().load(tmp_path / "a")

@@ -121,8 +121,11 @@ class KVCache:
         self.calibration = calibration
         self.budget = budget
         self.shapes = _shapes(layers, kv_heads, head_dim, value_dim, window)
-        self.sides = [self._sides(layer, k, v) for layer in range(layers)]
         self.owners = _owners(layers, share or {}, self.shapes)
+        for layer in self.policy.layers:
+            if not 0 <= layer < layers or self.owners[layer] != layer:
+                raise ShapeError(f"[KVCache] expected policies of layers with keys, got {layer}")
+        self.sides = [self._sides(owner, k, v) for owner in self.owners]
         # Layers with pages of their own, in order; the native cache knows only those.
         owned = [layer for layer in range(layers) if self.owners[layer] == layer]
         self._places = [owned.index(owner) for owner in self.owners]

@@ -73,12 +73,7 @@ class KVSequence:
             it was, as after all errors.
         """
         cache = self.cache
-        place, shape = cache.place(layer), cache.shapes[layer]
-        if cache.owners[layer] != layer:
-            raise ShapeError(
-                f"[append] expected a layer with keys of its own, got {layer}, which shares those "
-                f"of {cache.owners[layer]}"
-            )
+        place, shape = self._own("append", layer), cache.shapes[layer]
         k, k_type = _heads("append", "keys", k, shape.kv_heads, shape.head_dim)
         v, v_type = _heads("append", "values", v, shape.kv_heads, shape.value_dim)
         if len(v) != len(k):
@@ -116,7 +111,8 @@ class KVSequence:
             Which one.
         q
             f32 [T, heads, head_dim] of the last T tokens; query head h reads key head
-            h * kv_heads // heads.
+            h * kv_heads // heads. Where the policy has a tail they see it exactly as long as T is
+            at most 64 more than were appended last; before, what is kept of it is seen as coded.
         scale
             Of the scores; head_dim ** -0.5 by default.
         causal
@@ -235,7 +231,7 @@ class KVSequence:
         CacheFullError
             The budget has no room.
         """
-        place, shape = self.cache.place(layer), self.cache.shapes[layer]
+        place, shape = self._own("from_ggml", layer), self.cache.shapes[layer]
         for name, side, rows, dim in (("k", 0, k, shape.head_dim), ("v", 1, v, shape.value_dim)):
             wanted = (
                 len(k),
@@ -248,6 +244,16 @@ class KVSequence:
                 )
         k, v = np.ascontiguousarray(k), np.ascontiguousarray(v)
         self._grow(lambda: self._core.write(place, k, v))
+
+    def _own(self, function: str, layer: int) -> int:
+        """The place of a layer that has keys of its own."""
+        place, owner = self.cache.place(layer), self.cache.owners[layer]
+        if owner != layer:
+            raise ShapeError(
+                f"[{function}] expected a layer with keys of its own, got {layer}, which shares "
+                f"those of {owner}"
+            )
+        return place
 
     def _grow(self, call: Callable[[], T]) -> T:
         """What the call gives, with published prefixes let go of where they take the room."""

@@ -12,12 +12,13 @@ import json
 import mmap
 import os
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvant.errors import StateError
+from kvant.errors import ShapeError, StateError
 from kvant.gguf.replace import replacing
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def _digest(data: Any) -> bytes:
 def save(seq: KVSequence, path: str | os.PathLike[str], tokens: Any = None) -> None:
     """Write a sequence; arguments are those of `KVSequence.save`."""
     cache = seq.cache
+    # Tokens that come meanwhile are none of it.
+    seq = seq.fork()
     ids = None if tokens is None else np.asarray(tokens, np.int64).ravel().tolist()
     parts: list[dict[str, Any]] = []
     states: list[bytes] = []
@@ -119,7 +122,10 @@ def load(cache: KVCache, path: str | os.PathLike[str], in_place: bool = False) -
         if place in seen or not _owned(cache, *place):
             raise StateError(f"[load] expected each head once, got {place} in {path}")
         seen.add(place)
-        seq._core.load(cache.place(place[0]), place[1], state, in_place)
+        try:
+            seq._grow(partial(seq._core.load, cache.place(place[0]), place[1], state, in_place))
+        except ShapeError as error:
+            raise StateError(f"{error} in {path}") from error
     heads = sum(cache.shapes[layer].kv_heads for layer in set(cache.owners))
     if len(seen) != heads or seq.length != header["length"]:
         raise StateError(f"[load] expected {heads} heads of {header['length']} tokens in {path}")
@@ -128,6 +134,12 @@ def load(cache: KVCache, path: str | os.PathLike[str], in_place: bool = False) -
     ids = header["tokens"]
     seq.tokens = None if ids is None else np.asarray(ids, np.int64)
     return seq
+
+
+def _are_ids(tokens: Any) -> bool:
+    return isinstance(tokens, list) and all(
+        type(t) is int and -(1 << 63) <= t < 1 << 63 for t in tokens
+    )
 
 
 def _owned(cache: KVCache, layer: int, head: int) -> bool:
@@ -152,13 +164,13 @@ def _header(data: NDArray[np.uint8], path: Any) -> tuple[dict[str, Any], int]:
         header = json.loads(text)
         tokens = header["tokens"]
         sound = isinstance(header["length"], int) and isinstance(header["parts"], list)
-        sound = sound and (tokens is None or all(isinstance(t, int) for t in tokens))
+        sound = sound and (tokens is None or _are_ids(tokens))
         sound = sound and all(
             isinstance(part[name], int)
             for part in header["parts"]
             for name in ("layer", "head", "offset", "bytes")
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StateError(f"[load] expected a header of a state, got another in {path}") from error
     if not sound:
         raise StateError(f"[load] expected a header of a state, got another in {path}")

@@ -81,8 +81,12 @@ class Session:
         try:
             return self._feed(tokens)
         except BaseException:
-            # Layers that the step had passed hold its tokens.
-            self.sequence.truncate(before)
+            # Layers that the step had passed hold its tokens. Where windows have moved on, the
+            # batches before it stay: all layers are of one length again.
+            try:
+                self.sequence.truncate(before)
+            except ShapeError:
+                self.sequence.truncate(self.sequence.length)
             raise
 
     def _feed(self, tokens: Ints) -> Array:
