@@ -1,4 +1,4 @@
-"""What an independent reading found, each as a case of its own."""
+"""Cases that once went wrong."""
 
 from __future__ import annotations
 
