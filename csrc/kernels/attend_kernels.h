@@ -36,7 +36,7 @@ struct AttendJob {
   float scale, cap, inv_cap; // cap: 0 for none
   int64_t sink, tail;        // of keys that are seen exactly: so many first, and so many before a token's own
   int64_t first_page, first_exact;  // of body and exact
-  int64_t pages, exact_pages;
+  int64_t pages;                    // of body
   const uint8_t* const* body;   // keys, then values, from v_offset on
   const uint8_t* const* exact;  // the same as halves
   const uint8_t* const* sinks;  // exact, for the first `sink` keys

@@ -16,8 +16,6 @@ constexpr int64_t kFewTokens = 16, kMostRows = 256;
 // Numbers that are appended before another thread has woken up.
 constexpr int64_t kSmallAppend = 32 * 1024;
 
-int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
-
 }  // namespace
 
 // The pages that an append needs, taken before anything is written: new ones, and copies of shared ones. Nothing of

@@ -215,7 +215,6 @@ class Attention {
     job.body = body_ + head * body_count_;
     job.v_offset = layer_.side_bytes(0);
     job.first_exact = own.first_exact;
-    job.exact_pages = int64_t(own.exact.size());
     job.exact = exact_ + head * exact_count_;
     job.exact_v_offset = layer_.exact_offset();
     job.sinks = sinks_ + head * sink_count_;

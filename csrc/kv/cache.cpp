@@ -9,8 +9,6 @@
 namespace kvant {
 namespace {
 
-int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
-
 void drop_all(PagePool& pool, std::vector<Page*>& pages) {
   for (Page* page : pages) pool.drop(page);
   pages.clear();

@@ -44,6 +44,8 @@ struct KvLayer {
 };
 
 constexpr int64_t kNoWindow = int64_t(1) << 60;
+// Pages that so many tokens take.
+inline int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 // Tokens that may be taken back and are still seen exactly, or in a window, as before.
 constexpr int64_t kRollback = 64;
 

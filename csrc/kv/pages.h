@@ -52,7 +52,6 @@ class PagePool {
   int64_t used() const { return used_.load(); }
   int64_t reserved() const { return reserved_.load(); }
   int64_t pages() const { return pages_.load(); }
-  int64_t budget() const { return budget_; }
 
  private:
   bool grow(PageSize& size);

@@ -13,8 +13,6 @@ struct StateHead {
 };
 static_assert(sizeof(StateHead) == 64);
 
-int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
-
 int64_t bytes_of(const KvLayer& layer, const StateHead& head) {
   return int64_t(sizeof head) + head.body * layer.page_bytes() + (head.exact + head.sinks) * layer.exact_bytes();
 }
