@@ -43,18 +43,18 @@ struct AttendJob {
   int64_t v_offset, exact_v_offset;
 };
 
-// What will be read next, asked for little by little while a page is worked on, at so many places in turn: what the
-// processor fetches ahead by itself ends with each 4 KiB.
+// What will be read next, asked for evenly while a page is worked on, at so many places in turn: what the processor
+// fetches ahead by itself ends with each 4 KiB, and many lines at once wait for each other.
 struct NextPage {
-  static constexpr int kPlaces = 4;
+  static constexpr int kPlaces = 2;
   const uint8_t* from;
-  int32_t part;       // bytes of each place
-  int32_t step;       // bytes at a time, whole lines
-  int32_t at, place;
+  int32_t lines, part;  // in all, a multiple of kPlaces; of a place
+  int32_t rate;         // lines for 4096 units of work
+  int32_t done, asked;  // units, lines
 };
 
-// Before the sums of a state, a multiple of 32 of them: the largest score, and the sum of exp(score - largest).
-constexpr int kStateHead = 16;
+// Before the sums of a state: the largest score in the first sixteen places, sixteen sums of exp(score - largest).
+constexpr int kStateHead = 32, kStateSums = 16;
 constexpr int32_t state_size(int32_t value_dim) { return kStateHead + (value_dim + 31) / 32 * 32; }
 
 struct KvCodecKernels {

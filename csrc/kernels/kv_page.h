@@ -14,15 +14,14 @@
 
 namespace kvant {
 
-// The next lines of a page that will be wanted.
-KVANT_INLINE void ask(NextPage& next) {
-  if (next.at >= next.part) return;
-  const uint8_t* from = next.from + next.place * next.part + next.at;
-  for (int i = 0; i < next.step; i += 64) __builtin_prefetch(from + i);
-  if (++next.place == NextPage::kPlaces) {
-    next.place = 0;
-    next.at += next.step;
+// Lines of the next page, as many as this work's share of a page's; a unit is about ten instructions.
+KVANT_INLINE void ask(NextPage& next, int units) {
+  next.done += units;
+  const int due = int(int64_t(next.done) * next.rate >> 12);
+  for (int i = next.asked; i < due && i < next.lines; ++i) {
+    __builtin_prefetch(next.from + i % NextPage::kPlaces * next.part + i / NextPage::kPlaces * 64);
   }
+  if (due > next.asked) next.asked = due;
 }
 
 constexpr int kTileTokens = 16, kTiles = kPageTokens / kTileTokens;
@@ -297,7 +296,7 @@ template <class V, class C>
 void expand_keys(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept {
   constexpr int kBytes = KvPlanes<C>::kBytes;
   for (int i = 0; i < kTiles * blocks; ++i, side += kBytes, out += kBlockCodes) {
-    ask(next);
+    ask(next, 2);
     for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {
       each_step<V, C>(side, lane, [&](int s, typename V::I code) KVANT_LAMBDA {
         if constexpr (C::kTable != nullptr) {
@@ -319,7 +318,7 @@ void expand_values(const uint8_t* side, int blocks, uint8_t* out, NextPage& next
   const KvScales<C> scales(side, blocks);
   for (int tile = 0; tile < kTiles; ++tile) {
     for (int b = 0; b < blocks; ++b, side += kBytes, out += kBlockCodes) {
-      ask(next);
+      ask(next, 3);
       alignas(16) uint8_t negative[kTileTokens];
       if constexpr (kSignedScale<C>) {
         for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {

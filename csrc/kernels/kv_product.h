@@ -40,7 +40,7 @@ KVANT_INLINE void score_rows(const AttendJob& job, const uint8_t* codes, const u
       }
       const uint8_t *record = records, *block = codes + tile * stride + 4 * lane;
       for (int b = 0; b < blocks; ++b, record += kRecord, block += kBlockCodes) {
-        ask(next);
+        ask(next, kT * kRows + 3);
         const auto* d = reinterpret_cast<const float*>(record + 32 * kRows);
         const auto* start = reinterpret_cast<const int32_t*>(d + kRows);
         const auto* qsum = reinterpret_cast<const float*>(start + kRows);
@@ -107,7 +107,7 @@ KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, 
     }
   };
   for (int b = 0; b < blocks; ++b) {
-    ask(next);
+    ask(next, 3 * rows + 3);
     F scale[kVectors];
     size(b, scale);
     for (int r = 0; r < rows; ++r) {
@@ -172,7 +172,7 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
       const uint8_t* block = codes + b * kBlockCodes + 4 * lane;
       const uint8_t* four = weights.of[row * blocks + b];
       for (int tile = 0; tile < kTiles; ++tile, block += int64_t(blocks) * kBlockCodes, four += kTileTokens) {
-        ask(next);
+        ask(next, kRows + 1);
         KVANT_UNROLL for (int quad = 0; quad < 4; ++quad) {
           I code[2];
           KVANT_UNROLL for (int h = 0; h < 2; ++h) {
