@@ -109,11 +109,15 @@ void mix_row(const float* p, const T* v, int width, int begin, int end, float* s
   mix_page<V, 1>(p, v, width, begin, end, 0, sums, next);
 }
 
-// Brings a state to a new largest score, and returns it. Not inline: after some pages it hardly ever grows.
+// Brings a state to a new largest score, one of those given, and returns it. Not inline: later pages hardly need it.
 template <class V>
-__attribute__((noinline)) float grow_largest(const float* scores, int width, float* state) noexcept {
-  float max = state[0];
-  for (int j = 0; j < kPageTokens; ++j) max = scores[j] > max ? scores[j] : max;
+__attribute__((noinline)) float grow_largest(typename V::F largest, int width, float* state) noexcept {
+  alignas(64) float lane[V::kLanes];
+  V::store(lane, largest);
+  for (int half = V::kLanes / 2; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) lane[l] = lane[l] > lane[l + half] ? lane[l] : lane[l + half];
+  }
+  const float max = lane[0];
   const auto a = V::splat(exp_of<V>(state[0] - max));
   for (int i = kStateSums; i < kStateHead + width; i += V::kLanes) V::store(state + i, V::load(state + i) * a);
   return state[0] = max;
@@ -125,9 +129,9 @@ KVANT_INLINE void weigh_page(float* scores, int begin, int end, int width, float
   for (int j = 0; j < begin; ++j) scores[j] = kMinusInfinity;
   for (int j = end; j < kPageTokens; ++j) scores[j] = kMinusInfinity;
   float max = state[0];
-  auto larger = V::splat(max);
-  for (int j = 0; j < kPageTokens; j += V::kLanes) larger = V::max(V::load(scores + j), larger);
-  if (V::any(V::splat(max) < larger)) max = grow_largest<V>(scores, width, state);
+  auto largest = V::splat(max);
+  for (int j = 0; j < kPageTokens; j += V::kLanes) largest = V::max(V::load(scores + j), largest);
+  if (V::any(V::splat(max) < largest)) max = grow_largest<V>(largest, width, state);
   if (max == kMinusInfinity) {
     // Nothing but -inf so far, from which a difference would be NaN; or a NaN, which the sum shall be.
     for (int j = 0; j < kPageTokens; ++j) {
@@ -362,8 +366,7 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
     next = {};
     if (page + 1 < last) {
       next.from = job.body[page + 1 - job.first_page];
-      next.part = int32_t(64 * pieces_of(page_bytes, 64 * NextPage::kPlaces));
-      next.lines = next.part / 64 * NextPage::kPlaces;
+      next.lines = int32_t(pieces_of(page_bytes, 64 * NextPage::kPlaces));
       next.rate = 4096 * next.lines / units + 1;
     }
     PageStep<V> step = {job,     keys,    values,  page,   body,   body + job.v_offset, nullptr, nullptr,

@@ -48,9 +48,9 @@ struct AttendJob {
 struct NextPage {
   static constexpr int kPlaces = 2;
   const uint8_t* from;
-  int32_t lines, part;  // in all, a multiple of kPlaces; of a place
-  int32_t rate;         // lines for 4096 units of work
-  int32_t done, asked;  // units, lines
+  int32_t lines;        // of each place, which follow each other
+  int32_t rate;         // of those lines for 4096 units of work
+  int32_t done, asked;  // units, lines of each place
 };
 
 // Before the sums of a state: the largest score in the first sixteen places, sixteen sums of exp(score - largest).

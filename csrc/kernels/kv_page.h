@@ -17,11 +17,12 @@ namespace kvant {
 // Lines of the next page, as many as this work's share of a page's; a unit is about ten instructions.
 KVANT_INLINE void ask(NextPage& next, int units) {
   next.done += units;
-  const int due = int(int64_t(next.done) * next.rate >> 12);
-  for (int i = next.asked; i < due && i < next.lines; ++i) {
-    __builtin_prefetch(next.from + i % NextPage::kPlaces * next.part + i / NextPage::kPlaces * 64);
+  int64_t due = int64_t(next.done) * next.rate >> 12;
+  if (due > next.lines) due = next.lines;
+  for (; next.asked < due; ++next.asked) {
+    const uint8_t* from = next.from + 64 * next.asked;
+    for (int i = 0; i < NextPage::kPlaces; ++i) __builtin_prefetch(from + int64_t(64) * next.lines * i);
   }
-  if (due > next.asked) next.asked = due;
 }
 
 constexpr int kTileTokens = 16, kTiles = kPageTokens / kTileTokens;

@@ -84,7 +84,8 @@ template <class V>
 constexpr int kMixRows = V::kLanes == 1 ? 1 : V::Native::kParts == 1 ? 4 : 2;
 constexpr int kMostMixRows = 8;
 
-// Weights in eight bits, of every row and block, and what one of them is worth.
+// Weights in eight bits, of every row and block: of four tokens of a tile and then of the next tile's, then of the next
+// four. And what one of them is worth.
 struct ByteWeights {
   alignas(64) uint8_t of[kMostMixRows * kMostKvBlocks][kPageTokens];
   alignas(64) float most[kMostMixRows * kMostKvBlocks][16];
@@ -142,9 +143,13 @@ KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, 
       const float* own = p + r * kPageTokens;
       const int at = r * blocks + b;
       const F factor = V::splat(weights.factor[at]);
-      for (int i = 0; i < kVectors; ++i) {
-        const F weight = V::load(own + i * kLanes) * scale[i];
-        V::store_bytes(weights.of[at] + i * kLanes, V::bits(weight * factor + magic));
+      for (int lane = 0; lane < 16; lane += kLanes) {
+        typename V::I tile[kTiles];
+        KVANT_UNROLL for (int t = 0; t < kTiles; ++t) {
+          const F weight = V::load(own + t * kTileTokens + lane) * scale[(t * kTileTokens + lane) / kLanes];
+          tile[t] = V::bits(weight * factor + magic);
+        }
+        V::store_four_bytes(weights.of[at] + 16 * (lane / 4) + lane % 4, tile);
       }
       if constexpr (C::kHasMin) {
         Sixteen<V> sum = splat16<V>(0.0f);
@@ -171,7 +176,7 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
       }
       const uint8_t* block = codes + b * kBlockCodes + 4 * lane;
       const uint8_t* four = weights.of[row * blocks + b];
-      for (int tile = 0; tile < kTiles; ++tile, block += int64_t(blocks) * kBlockCodes, four += kTileTokens) {
+      for (int tile = 0; tile < kTiles; ++tile, block += int64_t(blocks) * kBlockCodes, four += 4) {
         ask(next, kRows + 1);
         KVANT_UNROLL for (int quad = 0; quad < 4; ++quad) {
           I code[2];
@@ -179,7 +184,7 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
             code[h] = V::load_i(reinterpret_cast<const int32_t*>(block + kStepBytes * (quad + 4 * h)));
           }
           KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
-            const I weight = V::splat_i(int32_t(load_u32(four + int64_t(r) * blocks * kPageTokens + 4 * quad)));
+            const I weight = V::splat_i(int32_t(load_u32(four + int64_t(r) * blocks * kPageTokens + 16 * quad)));
             KVANT_UNROLL for (int h = 0; h < 2; ++h) sum[r][h] = V::dot_bytes(sum[r][h], weight, code[h]);
           }
         }
