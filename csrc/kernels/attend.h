@@ -371,11 +371,11 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
     }
     PageStep<V> step = {job,     keys,    values,  page,   body,   body + job.v_offset, nullptr, nullptr,
                         nullptr, nullptr, states, stride, ends,   &next};
-    if (step.quantized_keys() && keys.expand[0]) {
+    if (step.quantized_keys() && to - from > keys.direct[0]) {
       keys.expand[0](step.k, k_blocks, key_codes, next);
       step.key_codes = key_codes;
     }
-    if (step.quantized_values() && values.expand[1]) {
+    if (step.quantized_values() && to - from > values.direct[1]) {
       values.expand[1](step.v, v_blocks, value_codes, next);
       step.value_codes = value_codes;
     }

@@ -66,8 +66,9 @@ struct KvCodecKernels {
   // Into and out of a page, of keys and of values: `rows` tokens from the place `token` on.
   void (*put[2])(const KvRows& rows, int count, int blocks, uint8_t* side, int token) noexcept;
   void (*take[2])(const uint8_t* side, int token, int count, int blocks, const KvRows& rows) noexcept;
-  // Codes of a page's keys or values for the products, a byte each; null where they lie so.
+  // Codes of a page's keys or values for the products, a byte each. Up to `direct` rows need none.
   void (*expand[2])(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept;
+  int32_t direct[2];
   // Scores [rows][kPageTokens] of rows row .. row + rows - 1 of a job, a group of at most `group`.
   void (*score)(const AttendJob&, const uint8_t* codes, const uint8_t* side, int row, int rows, float* scores,
                 NextPage& next) noexcept;
