@@ -46,7 +46,7 @@ struct AttendJob {
 // What will be read next, asked for evenly while a page is worked on, at so many places in turn: what the processor
 // fetches ahead by itself ends with each 4 KiB, and many lines at once wait for each other.
 struct NextPage {
-  static constexpr int kPlaces = 2;
+  static constexpr int kPlaces = 4;
   const uint8_t* from;
   int32_t lines;        // of each place, which follow each other
   int32_t rate;         // of those lines for 4096 units of work
