@@ -52,6 +52,9 @@ class Selecting {
     if (evict_ && layer.window != kNoWindow) return {Code::bad_shape, "a layer with a window lets go by itself"};
     if (evict_ && length == 0 && own.length > 0) return {Code::bad_shape, "at least one token of a head is kept"};
     if (!evict_ && move.same < own.settled) return {Code::bad_shape, "tokens among these were evicted"};
+    for (const int64_t edge : {what.turn_begin, what.turn_end}) {
+      if (what.turn && edge > 0 && edge < own.settled) return {Code::bad_shape, "tokens before it were evicted"};
+    }
     if (what.turn) move.same = std::min(move.same, std::max(what.turn_begin, int64_t(0)));
     move.moves = move.same < length;
     HeadPages& next = move.next;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from kvant import _core
 from kvant.arrays import FLOAT_TYPES, bits, checked_out, empty, f32_array, f32_vector, float_type
 from kvant.errors import CacheFullError, ShapeError
+from kvant.kv.eviction import Kept, Scorer, evict
+from kvant.kv.rope import Ropes
+from kvant.kv.selection import remove, shift
 from kvant.kv.state import save
 
 if TYPE_CHECKING:
@@ -42,15 +45,21 @@ class KVSequence:
         self.cache = cache
         self.tokens: NDArray[np.int64] | None = None
         self._core = core
+        # Tokens from here on are not what a new sequence would compute; None for no such.
+        self._changed: int | None = None
 
     @property
     def length(self) -> int:
-        """Tokens that every layer holds."""
+        """Tokens of every layer: where the next one stands. Those that were evicted count."""
         return self._core.length(-1)
 
     def layer_length(self, layer: int) -> int:
-        """Tokens that one layer holds; more than `length` while layers are appended in turn."""
+        """Tokens of one layer; more than `length` while layers are appended in turn."""
         return self._core.length(self.cache.place(layer))
+
+    def held(self, layer: int, head: int = 0) -> int:
+        """Tokens that one head holds: those of its layer less what was evicted."""
+        return self._core.held(self.cache.place(layer), self._head("held", layer, head))
 
     def append(self, layer: int, k: Any, v: Any, *, threads: int | None = None) -> None:
         """Add keys and values of the next tokens to a layer.
@@ -138,7 +147,8 @@ class KVSequence:
         Raises
         ------
         ShapeError
-            A shape does not fit, or a window has let go of keys that the queries see.
+            A shape does not fit, a window has let go of keys that the queries see, or they come
+            before tokens were evicted.
         """
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
         q = f32_array("attend", "q", q)
@@ -170,7 +180,9 @@ class KVSequence:
 
     def fork(self) -> KVSequence:
         """A sequence with the same tokens, sharing all pages until one of the two writes."""
-        return KVSequence(self.cache, self._core.fork())
+        fork = KVSequence(self.cache, self._core.fork())
+        fork._changed = self._changed
+        return fork
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from `length` on, in every layer.
@@ -181,9 +193,134 @@ class KVSequence:
         Raises
         ------
         ShapeError
-            There are not so many, or a window has let go of tokens that would be seen again.
+            There are not so many, a window has let go of tokens that would be seen again, or tokens
+            before it were evicted.
         """
         self._core.truncate(length)
+        if self._changed is not None and length <= self._changed:
+            self._changed = None
+
+    def remove(
+        self, start: int, stop: int, rope: Ropes = None, *, threads: int | None = None
+    ) -> None:
+        """Forget tokens start .. stop - 1 of every layer; later ones move forward.
+
+        Values, and keys that are not turned, keep their codes. What comes behind the gap is still
+        what it became with the others before it: what llama.cpp calls a context shift.
+
+        Parameters
+        ----------
+        start, stop
+            Positions, stop at most `length`.
+        rope
+            How positions are in keys: a `KVRope`, or one or None for each layer
+            (`kvant.models.Model.kv_rope`). Keys behind the gap are decoded, turned back by
+            stop - start positions and coded again, which costs an error of the codec each time.
+            None where keys have no positions in them.
+        threads
+            At most this many; the set number by default.
+
+        Raises
+        ------
+        ShapeError
+            There are not such tokens, some of them or tokens behind were evicted, a window has let
+            go of tokens that would be seen again, or a key is too large for its codec once turned.
+        CacheFullError
+            Pages that are shared have to be copied, and the budget has no room.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kvant.kv import KVCache
+        >>> seq = KVCache(layers=1, kv_heads=1, head_dim=32, v="f16").sequence()
+        >>> x = np.arange(100, dtype=np.float32)[:, None, None].repeat(32, 2)
+        >>> seq.append(0, x, x)
+        >>> seq.remove(4, 60)
+        >>> seq.length, seq.values(0)[3:6, 0].tolist()
+        (44, [3.0, 60.0, 61.0])
+        """
+        remove(self, start, stop, rope, threads)
+
+    def shift(
+        self,
+        by: int,
+        rope: Ropes,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        """Turn keys of tokens start .. stop - 1 by `by` positions, where they are.
+
+        For keys whose positions in them are not their places in the sequence. Arguments and errors
+        are those of `remove`; by default all tokens are turned.
+        """
+        shift(self, by, rope, start, stop, threads)
+
+    def evict(
+        self,
+        scorer: Scorer,
+        keep: float,
+        layers: Sequence[int] | None = None,
+        *,
+        sink: int = 0,
+        recent: int = 0,
+        shared: bool = False,
+        floor: float = 0.2,
+        threads: int | None = None,
+    ) -> Kept:
+        """Let go of the tokens that a scorer finds least worth keeping, of each head its own.
+
+        Tokens that come later keep their positions; `length` stays. What can be done with earlier
+        ones ends here: queries before the last token and `truncate` to before are refused. Pages
+        hold 64 tokens, so a multiple of 64 leaves none half empty.
+
+        Parameters
+        ----------
+        scorer
+            `kvant.kv.StreamingLLM`, `SnapKV`, `KeyDiff`, `ExpectedAttention`, or any object with
+            their method `scores`.
+        keep
+            Tokens that a head keeps: a number, or below 1 a share of those that it holds.
+        layers
+            Which; all without a window by default. Windows let go by themselves.
+        sink, recent
+            So many first and last tokens of a head stay in any case, within `keep`.
+        shared
+            Heads of a layer share what they keep together: all of its best tokens stay, and of
+            each head at least `floor` of its own part (AdaKV, Feng et al. 2024).
+        floor
+            See there.
+        threads
+            At most this many; the set number by default.
+
+        Returns
+        -------
+        dict of int to list of int64 [n]
+            For each layer the tokens that each head kept, as numbers of those that it held: their
+            positions, as long as nothing was evicted before.
+
+        Raises
+        ------
+        ShapeError
+            `keep` is out of range, a layer has a window or keys of another, or scores are not [T].
+        CacheFullError
+            Pages that are shared have to be copied, and the budget has no room.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kvant.kv import KVCache, StreamingLLM
+        >>> cache = KVCache(layers=1, kv_heads=1, head_dim=32)
+        >>> seq, x = cache.sequence(), np.ones((640, 1, 32), np.float32)
+        >>> seq.append(0, x, x)
+        >>> before = cache.nbytes
+        >>> seq.evict(StreamingLLM(sink=4), 128)[0][0][[0, 3, 4, 127]].tolist()
+        [0, 3, 516, 639]
+        >>> seq.length, seq.held(0), before // cache.nbytes
+        (640, 128, 5)
+        """
+        return evict(self, scorer, keep, layers, sink, recent, shared, floor, threads)
 
     def save(self, path: str | os.PathLike[str], tokens: Any = None) -> None:
         """Write all pages to a file, whole or not at all.
@@ -198,20 +335,33 @@ class KVSequence:
         save(self, path, tokens)
 
     def keys(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
-        """Keys of one head as they are stored, decoded, without transforms: f32 [T, head_dim]."""
+        """Keys of one head as they are stored, decoded, without transforms: f32 [T, head_dim].
+
+        Of the tokens that the head holds: where some were evicted, start and stop count the others.
+        """
         return self._decode(layer, 0, head, start, stop)
 
     def values(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
-        """Values of one head as they are stored, decoded: f32 [T, value_dim]."""
+        """Values of one head as they are stored, decoded: f32 [T, value_dim]. As for `keys`."""
         return self._decode(layer, 1, head, start, stop)
 
     def to_ggml(self, layer: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Rows of all keys and values as they are stored: uint8 [T, kv_heads, row bytes] each.
 
         Blocks are those of ggml where the codec is one of its formats, made of transformed rows.
+
+        Raises
+        ------
+        ShapeError
+            Heads hold different numbers of tokens, or a window has let go of some.
         """
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
-        first, length = 0, self.layer_length(layer)
+        first, length = 0, self.held(layer)
+        lengths = {self.held(layer, head) for head in range(shape.kv_heads)}
+        if len(lengths) > 1:
+            raise ShapeError(
+                f"[to_ggml] expected heads with as many tokens each, got {sorted(lengths)}"
+            )
         rows = []
         for side, dim in enumerate((shape.head_dim, shape.value_dim)):
             codec = _number(self.cache, layer, side)
@@ -255,6 +405,12 @@ class KVSequence:
             )
         return place
 
+    def _head(self, function: str, layer: int, head: int) -> int:
+        heads = self.cache.shapes[layer].kv_heads
+        if not 0 <= head < heads:
+            raise ShapeError(f"[{function}] expected a head below {heads}, got {head}")
+        return head
+
     def _grow(self, call: Callable[[], T]) -> T:
         """What the call gives, with published prefixes let go of where they take the room."""
         while True:
@@ -266,9 +422,9 @@ class KVSequence:
 
     def _decode(self, layer: int, side: int, head: int, start: int, stop: int | None) -> Array:
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
-        if not 0 <= head < shape.kv_heads:
-            raise ShapeError(f"[keys] expected a head below {shape.kv_heads}, got {head}")
-        start, stop, _ = slice(start, stop).indices(self.layer_length(layer))
+        start, stop, _ = slice(start, stop).indices(
+            self.held(layer, self._head("keys", layer, head))
+        )
         dim = shape.value_dim if side else shape.head_dim
         out = np.empty((max(stop - start, 0), dim), np.float32)
         self._core.decode(place, side, head, start, out)
