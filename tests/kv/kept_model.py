@@ -70,7 +70,9 @@ def take(rows, at):
 def join(a, b):
     if not isinstance(b, Coded):
         return np.concatenate([a, b])
-    return Coded(*(None if y is None else np.concatenate([x, y]) for x, y in zip(a, b, strict=True)))
+    return Coded(
+        *(None if y is None else np.concatenate([x, y]) for x, y in zip(a, b, strict=True))
+    )
 
 
 @dataclass
@@ -158,7 +160,7 @@ def attend(heads, q, scale, causal=True, exact=False):
 
 def _attend(head, q, scale, causal, exact):
     keys, values = head.sides
-    tokens, heads, _ = q.shape
+    tokens = len(q)
     places = head.held - tokens + np.arange(tokens)
     end = places + 1 if causal else np.full(tokens, head.held)
     token = np.arange(-(-head.held // 64) * 64)

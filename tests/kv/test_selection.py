@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kept_model import ModelHead, ModelSide, attend
@@ -14,6 +13,7 @@ from kvant.kv.selection import keep_only
 from support import every_isa, words
 
 HEADS, GROUP = 2, 2
+EVICT = ("evict", 0.5, 1)
 
 
 def normal(*shape, seed=0):
@@ -163,7 +163,9 @@ def side_of(codec, kind, keys):
     plan=st.lists(steps, min_size=1, max_size=5),
     queries=st.integers(1, 70),
 )
-@example("q4_0", "q4_1", (0, 0), 3, 40, None, "half", 300, [("evict", 0.5, 1), ("append", 90, 3)], 5)
+@example(
+    "q4_0", "q4_1", (0, 0), 3, 40, None, "half", 300, [("evict", 0.5, 1), ("append", 90, 3)], 5
+)
 @example("lm3", "q5_1", (2, 1), 70, 130, 32, "interleaved", 200, [("remove", 0.3, 30, True)], 3)
 @example("f16", "f32", (0, 0), 3, 40, None, "half", 250, [("evict", 0.5, 3), ("evict", 0.5, 4)], 1)
 @example("q8_0", "bf16", (1, 0), 70, 1, None, "half", 280, [("shift", 7, 0.6), ("truncate", 9)], 9)
@@ -173,11 +175,16 @@ def test_changes_are_those_of_the_model(
     rope = KVRope(500.0, style, rotary, None if rotary else np.linspace(1, 2, 32, dtype="f4"), 2.0)
     for isa in every_isa():
         twins = Twins(
-            side_of(k, kinds[0], True), side_of(v, kinds[1], False), 64, 96, KVPolicy(sink, tail), rope
+            side_of(k, kinds[0], True),
+            side_of(v, kinds[1], False),
+            64,
+            96,
+            KVPolicy(sink, tail),
+            rope,
         )
         twins.append(first, 1000)
-        for name, *given in plan:
-            getattr(twins, name)(*given)
+        for name, *how in plan:
+            getattr(twins, name)(*how)
         if isa == "scalar" or len(plan) < 3:
             twins.check(queries, first)
         twins.seq = None
