@@ -150,7 +150,7 @@ def side_of(codec, kind, keys):
     return KVSide(codec, "auto", 3, center=keys and kind == 2, equalize=keys and kind == 2)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     k=st.sampled_from(CODECS),
     v=st.sampled_from(CODECS),

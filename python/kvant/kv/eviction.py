@@ -128,7 +128,7 @@ class SnapKV:
         if before <= 0:
             return np.full(len(keys), np.inf)
         scale = keys.shape[1] ** -0.5 if self.scale is None else self.scale
-        logits = np.einsum("qgd,td->gqt", q, keys.astype(np.float64)) * scale
+        logits = q.swapaxes(0, 1) @ keys.astype(np.float64).T * scale
         unseen = np.arange(len(keys)) > before + np.arange(asking)[:, None]
         weights = _softmax(np.where(unseen, -np.inf, logits))[..., :before].mean(1)
         kernel, half = np.full(self.kernel, 1 / self.kernel), self.kernel // 2
@@ -174,11 +174,11 @@ class ExpectedAttention:
         turn = self._mean_turn(head, dim)
         mean = q.mean(0)
         off = q - mean
-        covariance = np.einsum("qgi,qgj->gij", off, off) / len(q)
+        covariance = np.einsum("qgi,qgj->gij", off, off, optimize=True) / len(q)
         mean, covariance = mean @ turn.T, turn @ covariance @ turn.T
         k = keys.astype(np.float64)[self.sink :]
         logits = mean @ k.T * scale
-        logits += np.einsum("ti,gij,tj->gt", k, covariance, k, optimize=True) * scale**2 / 2
+        logits += [((k @ each) * k).sum(1) * scale**2 / 2 for each in covariance]
         v = np.linalg.norm(values.astype(np.float64)[self.sink :], axis=1)
         scores = _softmax(logits).mean(0) * v
         return np.concatenate([np.full(min(self.sink, len(keys)), np.inf), scores])
