@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -84,6 +84,7 @@ class ModelHead:
     tail: int = 0
     missing: int = 0
     settled: int = 0
+    copied: int = 0  # copies of the tail begin here; what was let go of does not come back
     rows: list = field(default_factory=lambda: [None, None])
     exact: list = field(default_factory=lambda: [None, None])
 
@@ -99,12 +100,18 @@ class ModelHead:
     def near(self):
         """Tokens that the last query sees exactly."""
         places = np.arange(self.held)
-        return (places < self.sink) | ((places >= self.held - self.tail) & (self.tail > 0))
+        return (places < self.sink) | self.in_tail(places, self.held)
 
-    def fork(self):
-        return replace(self, rows=self.rows[:], exact=self.exact[:])
+    def in_tail(self, places, end):
+        """Of a query that sees tokens before `end`."""
+        return (places >= end - self.tail) & (places >= self.copied) & (self.tail > 0)
+
+    @property
+    def first_copy(self):
+        return max(self.held - self.tail - ROLLBACK, 0) // 64 * 64
 
     def append(self, *kv):
+        self.copied = max(self.copied, self.first_copy)
         for number, (side, x) in enumerate(zip(self.sides, kv, strict=True)):
             x = side.transform(x)
             # Only what is or may be seen exactly has to be a number of f16.
@@ -117,6 +124,7 @@ class ModelHead:
         at = np.arange(length - self.missing)
         self.rows = [take(rows, at) for rows in self.rows]
         self.exact = [exact[at] for exact in self.exact]
+        self.copied = min(self.copied, -(-len(at) // 64) * 64)
 
     def select(self, kept, evict, begin=0, end=0, by=0, how=None):
         kept = np.asarray(kept)
@@ -142,6 +150,7 @@ class ModelHead:
                 rows = join(join(parts[0], parts[1]), parts[2])
             self.rows[number] = rows
             self.exact[number] = floats.astype(np.float16).astype(np.float32)
+        self.copied = self.first_copy
 
     def contents(self, number):
         side = self.sides[number]
@@ -164,7 +173,7 @@ def _attend(head, q, scale, causal, exact):
     places = head.held - tokens + np.arange(tokens)
     end = places + 1 if causal else np.full(tokens, head.held)
     token = np.arange(-(-head.held // 64) * 64)
-    near = (token < head.sink) | (token >= end[:, None] - head.tail) & (head.tail > 0)
+    near = (token < head.sink) | head.in_tail(token, end[:, None])
     if not (keys.quantized or values.quantized):
         near = np.zeros_like(near)
     bias = None

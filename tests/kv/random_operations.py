@@ -23,6 +23,7 @@ SETTINGS = [
     Setting(window=None, sink=0, tail=0),
     Setting(window=30, sink=70, tail=1, budget=500_000),
     Setting(window=200, sink=0, tail=150, budget=None),
+    Setting(window=70, sink=0, tail=0, budget=500_000),
 ]
 MOST_SEQUENCES, MOST_TOKENS = 8, 900
 WEIGHTS = {

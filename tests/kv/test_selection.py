@@ -70,8 +70,9 @@ class Twins:
         # Exact copies that are there by chance of the cut must not show.
         for part in (slice(0, at), slice(at, None)):
             self.seq.append(0, k[part], v[part])
-        for number, head in enumerate(self.heads):
-            head.append(k[:, number], v[:, number])
+            for number, head in enumerate(self.heads):
+                if len(k[part]):
+                    head.append(k[part, number], v[part, number])
 
     def evict(self, share, seed):
         rng = np.random.default_rng(seed)

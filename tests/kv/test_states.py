@@ -144,7 +144,7 @@ class CacheStates(RuleBasedStateMachine):
 TestCacheStates = CacheStates.TestCase
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=["mixed", "plain", "short", "unbounded"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=["mixed", "plain", "short", "unbounded", "coded"])
 def test_random_operations(setting):
     """A few of those that `make fuzz` does a million of."""
     done, refused = run(0, 1500, setting)

@@ -13,6 +13,14 @@ from kvant.models.step import Step
 TOKENS = np.arange(40) * 7 % 60
 
 
+YARN = {
+    "rope__scaling__type": "yarn",
+    "rope__scaling__factor": 4.0,
+    "rope__scaling__original_context_length": 16,
+}
+MODELS = [*((name, {}) for name in ARCHITECTURES), ("gpt-oss", YARN), ("llama", YARN)]
+
+
 def fed(model, monkeypatch):
     """A session with tokens, and each layer's keys before they got their positions."""
     plain, rotate = [], Step.rotate
@@ -33,10 +41,10 @@ def close(got, wanted):
     return np.abs(got - wanted).max() <= 2e-6 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "changes"), MODELS)
 @pytest.mark.parametrize(("start", "stop"), [(0, 5), (4, 30), (38, 39), (20, 40)])
-def test_keys_are_those_of_their_new_positions(architecture, start, stop, monkeypatch):
-    model = random_model(architecture)
+def test_keys_are_those_of_their_new_positions(architecture, changes, start, stop, monkeypatch):
+    model = random_model(architecture, **changes)
     session, plain = fed(model, monkeypatch)
     seq = session.sequence
     values = [seq.values(layer) for layer in range(len(plain))]
