@@ -21,6 +21,19 @@ int64_t run_of(const int64_t* kept, int64_t i, int64_t most) {
   return count;
 }
 
+// Tokens of a side of floats to other places, of the same page perhaps.
+void move_floats(const KvLayer& layer, int side, const uint8_t* from, int64_t token, int64_t count, uint8_t* to, int64_t place) {
+  const int64_t size = layer.info(side).bits / 8;
+  if (side == 1) {
+    const int64_t row = size * kv_width(layer.value_dim);
+    memmove(to + place * row, from + token * row, size_t(count * row));
+    return;
+  }
+  for (int64_t at = 0; at < layer.dim * kPageTokens; at += kPageTokens) {
+    memmove(to + (at + place) * size, from + (at + token) * size, size_t(count * size));
+  }
+}
+
 }  // namespace
 
 int64_t KvMove::alike(int64_t i, int64_t until) const {
@@ -141,10 +154,11 @@ bool KvRowMover::body(const KvMove& move, int side, KvCoder& coder, bool trial) 
         for (int64_t r = 0; r < count;) {
           const int64_t token = move.what->kept[i + r], n = run_of(move.what->kept, i + r, count - r);
           const uint8_t* from = own.body[size_t(token / kPageTokens - own.first)]->data + offset;
-          coder.take(from, int(token % kPageTokens), n, r);
+          if (layer.info(side).quantized) coder.take(from, int(token % kPageTokens), n, r);
+          else move_floats(layer, side, from, token % kPageTokens, n, to, place + r);
           r += n;
         }
-        (void)coder.put(0, count, to, place);
+        if (layer.info(side).quantized) (void)coder.put(0, count, to, place);
       }
       i += count;
     }
