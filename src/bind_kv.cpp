@@ -60,6 +60,7 @@ struct Turn {
 
 struct Selection {
   int32_t layer, head;
+  int64_t held;
   Kept kept;
   std::optional<Turn> turn;
   int64_t turn_begin, turn_end;
@@ -71,7 +72,7 @@ struct Selection {
       turned = {turn->by, turn->theta, turn->scale, turn->factors ? turn->factors->data() : nullptr, turn->rotary,
                 turn->interleaved};
     }
-    return {layer, head, kept.data(), int64_t(kept.shape(0)), turn ? &turned : nullptr, turn_begin, turn_end};
+    return {layer, head, held, kept.data(), int64_t(kept.shape(0)), turn ? &turned : nullptr, turn_begin, turn_end};
   }
 };
 
@@ -258,9 +259,9 @@ void bind_kv(nb::module_& m) {
            nb::arg("interleaved"));
   nb::class_<Selection>(m, "KvSelection")
       .def("__init__",
-           [](Selection* self, int32_t layer, int32_t head, Kept kept, std::optional<Turn> turn, int64_t turn_begin,
-              int64_t turn_end) { new (self) Selection{layer, head, kept, turn, turn_begin, turn_end, {}}; },
-           nb::arg("layer"), nb::arg("head"), nb::arg("kept").noconvert(), nb::arg("turn").none(), nb::arg("turn_begin"),
+           [](Selection* self, int32_t layer, int32_t head, int64_t held, Kept kept, std::optional<Turn> turn, int64_t turn_begin,
+              int64_t turn_end) { new (self) Selection{layer, head, held, kept, turn, turn_begin, turn_end, {}}; },
+           nb::arg("layer"), nb::arg("head"), nb::arg("held"), nb::arg("kept").noconvert(), nb::arg("turn").none(), nb::arg("turn_begin"),
            nb::arg("turn_end"));
   nb::class_<Cache>(m, "KvCache")
       .def("__init__",

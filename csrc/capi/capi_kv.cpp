@@ -169,7 +169,7 @@ KVANT_EXPORT int32_t kvant_sequence_select(kvant_sequence* sequence, const kvant
       const kvant_selection& each = heads[i];
       KVANT_CHECK(check_read(own, each.layer, 0, each.head, 0, each.count));
       KvSelection& one = all[size_t(i)];
-      one = {each.layer, each.head, each.kept, each.count, nullptr, each.turn_begin, each.turn_end};
+      one = {each.layer, each.head, each.held, each.kept, each.count, nullptr, each.turn_begin, each.turn_end};
       if (!each.turn) continue;
       const kvant_turn& t = *each.turn;
       const int32_t dim = own.cache()->layers()[size_t(each.layer)].dim;

@@ -349,10 +349,11 @@ typedef struct {
   bool interleaved;
 } kvant_turn;
 
-/* What is kept of one head: ascending numbers of tokens that it holds. Codes stay as they are; keys of those numbered
+/* What is kept of one head, which holds `held` tokens: ascending numbers of them. Codes stay as they are; keys of those numbered
  * turn_begin .. turn_end - 1 among them are decoded, turned and coded again. */
 typedef struct {
   int32_t layer, head;
+  int64_t held;
   const int64_t* kept;
   int64_t count;
   const kvant_turn* turn;  /* or null */

@@ -92,9 +92,10 @@ struct KvTurn {
   bool interleaved;
 };
 
-// What is kept of one head: `count` ascending tokens, of which numbers turn_begin .. turn_end - 1 have their keys turned.
+// What is kept of one head of `held` tokens: `count` ascending ones, of which numbers turn_begin .. turn_end - 1 have their keys turned.
 struct KvSelection {
   int32_t layer, head;
+  int64_t held;
   const int64_t* kept;
   int64_t count;
   const KvTurn* turn;  // or null

@@ -43,6 +43,8 @@ class Selecting {
     move.what = &what;
     move.own = &own;
     const int64_t length = what.count;
+    // Another thread may have been first.
+    if (what.held != own.length) return {Code::bad_shape, "the head holds another number of tokens"};
     for (int64_t i = 0; i < length; ++i) {
       if (what.kept[i] >= own.length || what.kept[i] < (i > 0 ? what.kept[i - 1] + 1 : 0)) {
         return {Code::bad_shape, "what is kept must be ascending tokens that are there"};

@@ -23,7 +23,7 @@ class Selection:
         self.turn = c.ffi.new("kvant_turn*")
         for number, kept in enumerate(self.kept):
             each = self.structs[number]
-            each.layer, each.head, each.count = 0, number, len(kept)
+            each.layer, each.head, each.held, each.count = 0, number, TOKENS, len(kept)
             each.kept = c.ffi.cast("int64_t*", kept.ctypes.data)
             for name, value in changes.items():
                 setattr(each, name, value)
@@ -97,6 +97,7 @@ REFUSED = [
     ([[0], [0]], {"head": -1}, True, "no such head"),
     ([[0], [0]], {"head": 1}, True, "a head is given twice"),
     ([[0], [0]], {"count": -1}, True, "there are not such tokens"),
+    ([[0], [0]], {"held": TOKENS - 1}, True, "the head holds another number of tokens"),
     ([[0, 70], [0]], {}, True, ASCENDING),
     ([[3, 3], [0]], {}, True, ASCENDING),
     ([[-1, 3], [0]], {}, True, ASCENDING),

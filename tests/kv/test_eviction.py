@@ -219,6 +219,18 @@ def test_evictions_that_are_refused(keep, given, text):
     assert cache.nbytes == before and seq.held(0) == 100
 
 
+def test_tokens_that_come_meanwhile_are_not_lost():
+    seq = fed(KVCache(1, HEADS, DIM), 100)
+
+    class Slow:
+        def scores(self, keys, values, head):
+            seq.append(0, *[normal(1, HEADS, DIM)] * 2)
+            return np.arange(len(keys))
+
+    refuses(lambda: seq.evict(Slow(), 10), "[evict] the head holds another number of tokens")
+    assert seq.held(0) == 102
+
+
 @pytest.mark.parametrize("scores", [np.zeros(99), np.zeros((100, 1)), np.full(100, np.nan)])
 def test_scores_that_are_none(scores):
     seq = fed(KVCache(1, HEADS, DIM), 100)

@@ -121,7 +121,8 @@ class Changes:
         Raises
         ------
         ShapeError
-            `keep` is out of range, a layer has a window or keys of another, or scores are not [T].
+            `keep` is out of range, a layer has a window or keys of another, scores are not [T], or
+            another thread appended meanwhile.
         CacheFullError
             Pages that are shared have to be copied, and the budget has no room.
 

@@ -218,6 +218,7 @@ def evict(
     if layers is None:
         layers = [n for n in sorted(set(cache.owners)) if cache.shapes[n].window is None]
     kept: Kept = {}
+    held = {}
     for layer in layers:
         seq._own("evict", layer)
         heads = cache.shapes[layer].kv_heads
@@ -225,13 +226,14 @@ def evict(
             _scores(seq, scorer, Head(layer, n, heads, seq.layer_length(layer)), sink, recent)
             for n in range(heads)
         ]
+        held[layer] = [len(own) for own in scores]
         budgets = [_budget(len(own), keep, share) for own in scores]
         kept[layer] = (
             _shared(scores, budgets, floor)
             if shared
             else [_best(*each) for each in zip(scores, budgets, strict=True)]
         )
-    keep_only(seq, kept, threads)
+    keep_only(seq, kept, held, threads)
     return kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,9 @@ def remove(seq: KVSequence, start: int, stop: int, rope: Ropes, threads: int | N
         first = _slot("remove", start, missing)
         kept = np.concatenate([np.arange(first), np.arange(stop - missing, held)])
         how = ropes[layer] if first < len(kept) else None
-        selections.append(_selection(seq, layer, head, kept, how, start - stop, first, len(kept)))
+        selections.append(
+            _selection(seq, layer, head, held, kept, how, start - stop, first, len(kept))
+        )
     _select(seq, "remove", selections, False, threads)
     _note(seq, start)
 
@@ -51,18 +54,23 @@ def shift(
         last = held if stop is None else _slot("shift", stop, missing)
         kept = np.arange(held)
         how = ropes[layer] if first < last else None
-        selections.append(_selection(seq, layer, head, kept, how, by, first, last))
+        selections.append(_selection(seq, layer, head, held, kept, how, by, first, last))
     _select(seq, "shift", selections, False, threads)
     _note(seq, start)
 
 
-def keep_only(seq: KVSequence, kept: dict[int, list[Tokens]], threads: int | None = None) -> None:
-    """Evict all tokens but those of each head, by layer."""
-    selections = [
-        _selection(seq, layer, head, tokens, None, 0, 0, 0)
-        for layer, heads in kept.items()
-        for head, tokens in enumerate(heads)
-    ]
+def keep_only(
+    seq: KVSequence,
+    kept: Mapping[int, Sequence[Tokens]],
+    held: Mapping[int, Sequence[int]] | None = None,
+    threads: int | None = None,
+) -> None:
+    """Evict all tokens but those of each head, by layer; `held` are what they were chosen from."""
+    selections = []
+    for layer, heads in kept.items():
+        for head, tokens in enumerate(heads):
+            count = seq.held(layer, head) if held is None else held[layer][head]
+            selections.append(_selection(seq, layer, head, count, tokens, None, 0, 0, 0))
     _select(seq, "evict", selections, True, threads)
     _note(seq, 0)
 
@@ -99,6 +107,7 @@ def _selection(
     seq: KVSequence,
     layer: int,
     head: int,
+    held: int,
     kept: Tokens,
     rope: KVRope | None,
     by: int,
@@ -108,7 +117,7 @@ def _selection(
     dim = seq.cache.shapes[layer].head_dim
     turn = None if rope is None else _core.KvTurn(*rope.native(by, dim))
     kept = np.require(kept, np.int64, ["C", "ALIGNED"])
-    return _core.KvSelection(seq.cache.place(layer), head, kept, turn, begin, end)
+    return _core.KvSelection(seq.cache.place(layer), head, held, kept, turn, begin, end)
 
 
 def _select(
