@@ -49,15 +49,20 @@ KvSequence::~KvSequence() {
 
 int64_t KvSequence::length(int layer) const {
   const std::lock_guard lock(mutex_);
-  int64_t least = pages(layer, 0).length;
-  for (int head = 1; head < cache_->layers()[size_t(layer)].heads; ++head) least = std::min(least, pages(layer, head).length);
+  int64_t least = pages(layer, 0).end();
+  for (int head = 1; head < cache_->layers()[size_t(layer)].heads; ++head) least = std::min(least, pages(layer, head).end());
   return least;
+}
+
+int64_t KvSequence::held(int layer, int head) const {
+  const std::lock_guard lock(mutex_);
+  return pages(layer, head).length;
 }
 
 int64_t KvSequence::length() const {
   const std::lock_guard lock(mutex_);
-  int64_t least = pages_[0].length;
-  for (const HeadPages& own : pages_) least = std::min(least, own.length);
+  int64_t least = pages_[0].end();
+  for (const HeadPages& own : pages_) least = std::min(least, own.end());
   return least;
 }
 
@@ -106,14 +111,18 @@ Status KvSequence::truncate(int64_t length) {
     const int64_t seen = std::max(length + 1 - layers[l].window, int64_t(0));
     for (int head = 0; head < layers[l].heads; ++head) {
       const HeadPages& own = pages(int(l), head);
-      if (length < 0 || length > own.length) return {Code::bad_shape, "there are not so many tokens"};
+      if (length < 0 || length > own.end()) return {Code::bad_shape, "there are not so many tokens"};
+      if (length > 0 && !own.has(length)) return {Code::bad_shape, "tokens before it were evicted"};
       if (length > 0 && layers[l].window != kNoWindow && seen < own.first * kPageTokens) {
         return {Code::bad_shape, "a window has let go of tokens that would be seen again"};
       }
     }
   }
   for (size_t l = 0; l < layers.size(); ++l) {
-    for (int head = 0; head < layers[l].heads; ++head) cut(layers[l], pages(int(l), head), length);
+    for (int head = 0; head < layers[l].heads; ++head) {
+      HeadPages& own = pages(int(l), head);
+      cut(layers[l], own, length > 0 ? length - own.missing : 0);
+    }
   }
   return {};
 }

@@ -133,11 +133,17 @@ bool KvCoder::put_exact(int64_t r, int64_t rows, uint8_t* side, int token) const
   return put(x_ + r * width_, width_, int(rows), dim_, side, token);
 }
 
-void KvCoder::take(const uint8_t* side, int token, int64_t rows) {
-  if (quantized()) return codec().take[side_](side, token, int(rows), blocks(), rows_);
+void KvCoder::take(const uint8_t* side, int token, int64_t rows, int64_t r) {
+  if (quantized()) return codec().take[side_](side, token, int(rows), blocks(), from(r));
   const AttendKernels& attend = *kernels_.attend;
   const auto take = (side_ ? attend.take_values : attend.take_keys)[int(layer_.codec[side_])];
-  take(side, token, int(rows), dim_, x_, width_);
+  take(side, token, int(rows), dim_, x_ + r * width_, width_);
+}
+
+void KvCoder::take_exact(const uint8_t* side, int token, int64_t rows, int64_t r) {
+  const AttendKernels& attend = *kernels_.attend;
+  const auto take = (side_ ? attend.take_values : attend.take_keys)[int(KvCodec::f16)];
+  take(side, token, int(rows), dim_, x_ + r * width_, width_);
 }
 
 void KvCoder::write(int64_t rows, uint8_t* bytes) const {
@@ -149,10 +155,10 @@ void KvCoder::write(int64_t rows, uint8_t* bytes) const {
   }
 }
 
-void KvCoder::decode(int64_t rows) {
+void KvCoder::decode(int64_t rows, int64_t r) {
   if (!quantized()) return;
   const KvCodecInfo& info = layer_.info(side_);
-  for (int64_t i = 0; i < rows * blocks(); ++i) {
+  for (int64_t i = r * blocks(); i < (r + rows) * blocks(); ++i) {
     const float scale = f16_to_f32(rows_.scales[i]), min = info.has_min ? f16_to_f32(rows_.mins[i]) : 0.0f;
     for (int64_t e = i * kKvBlock; e < (i + 1) * kKvBlock; ++e) {
       const int code = rows_.codes[e], value = info.table ? info.table[code] : code - info.offset;

@@ -149,7 +149,7 @@ class Pair:
         Returns whether there was room.
         """
         model, layer = both.model, OWNED[number]
-        at = model.pages[number].length
+        at = model.pages[number].end
         known = model.tokens[at : at + len(tokens)]
         tokens = known + tokens[len(known) :]
         k, v = keys_and_values(layer, tokens)
@@ -159,13 +159,42 @@ class Pair:
         )
         if there:
             model.tokens += tokens[len(known) :]
+            model.pages[number].ids += tokens
         self.check(both)
         return there
+
+    def remove(self, both, start, stop):
+        self._same(
+            lambda: both.real.remove(start, stop, threads=self.threads),
+            lambda: self._with_room(lambda: both.model.remove(start, stop)),
+        )
+        self.check(both)
+
+    def evict(self, both, keep, seed):
+        """So many tokens of every layer, by scores that are drawn."""
+        drawn = {
+            layer: np.random.default_rng([seed, layer]).random(own.length)
+            for layer, own in zip(OWNED, both.model.pages, strict=True)
+        }
+        kept = [
+            np.sort(np.argsort(-drawn[layer])[:keep]).tolist() if each.window is None else None
+            for layer, each in zip(OWNED, self.layers, strict=True)
+        ]
+
+        class Drawn:
+            def scores(self, keys, values, head):
+                return drawn[head.layer]
+
+        self._same(
+            lambda: both.real.evict(Drawn(), keep, threads=self.threads),
+            lambda: self._with_room(lambda: both.model.evict(kept)),
+        )
+        self.check(both)
 
     def append_refused(self, both, number, tokens, row, head, bad, side):
         """Tokens of which one has a number that cannot be stored."""
         model, layer = both.model, OWNED[number]
-        at = model.pages[number].length
+        at = model.pages[number].end
         kv = keys_and_values(layer, tokens)
         kv[side][row, head % KV_HEADS[layer], row % 16] = bad
 
@@ -192,10 +221,11 @@ class Pair:
             lambda: out.append(both.real.attend(layer, q, threads=self.threads)),
             lambda: both.model.attend(number, queries),
         )
-        if not there or not both.model.sees_all_exactly(number, queries):
+        own, exact = both.model.pages[number], self.layers[number].sink + self.layers[number].tail
+        if not there or not both.model.sees_all_exactly(number, queries) or (own.moved and exact):
             return False
         fresh = replace(self.setting, budget=None).cache().sequence()
-        tokens = both.model.tokens[: both.model.pages[number].length]
+        tokens = own.ids
         fresh.append(owner, *keys_and_values(owner, tokens), threads=self.threads)
         wanted = fresh.attend(layer, q, threads=self.threads)
         assert np.array_equal(words(out[0]), words(wanted))
@@ -208,7 +238,7 @@ class Pair:
         start = min(max(start, own.first * 64), own.length)
         stop = min(max(stop, start), own.length)
         got = (both.real.values if side else both.real.keys)(layer, head, start, stop)
-        wanted = self.decoded[layer, side][head, both.model.tokens[start:stop]]
+        wanted = self.decoded[layer, side][head, own.ids[start:stop]]
         assert np.array_equal(words(got), words(wanted))
 
     def publish(self, both, tokens, extra=b""):
@@ -240,7 +270,9 @@ class Pair:
         if both is not None:
             assert both.real.length == both.model.length
             for layer, own in zip(OWNED, both.model.pages, strict=True):
-                assert both.real.layer_length(layer) == own.length
+                assert both.real.layer_length(layer) == own.end
+                assert {both.real.held(layer, h) for h in range(KV_HEADS[layer])} == {own.length}
+                assert len(own.ids) == own.length
 
     def close(self):
         """Nothing is left when nobody holds anything."""
@@ -250,9 +282,12 @@ class Pair:
         assert self.cache.nbytes == self.cache.stats().pages == 0
 
     def _grow(self, model, number, count, commit=True):
+        return self._with_room(lambda: model.grow(number, count, commit))
+
+    def _with_room(self, call):
         while True:
             try:
-                return model.grow(number, count, commit)
+                return call()
             except FullError:
                 if not self.index.drop_oldest():
                     raise

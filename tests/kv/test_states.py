@@ -52,7 +52,7 @@ class CacheStates(RuleBasedStateMachine):
             return
         tokens = text[length : length + count] or text[:count]
         for number in order:
-            missing = length + len(tokens) - model.pages[number].length
+            missing = length + len(tokens) - model.pages[number].end
             if missing and not self.pair.append(both, number, tokens[-missing:]):
                 self.pair.truncate(both, model.length)
                 return
@@ -60,7 +60,7 @@ class CacheStates(RuleBasedStateMachine):
     @rule(both=sequences, number=layers, text=texts, count=st.integers(0, 5))
     def append_to_one_layer(self, both, number, text, count):
         tokens = both.model.tokens
-        done = both.model.pages[number].length
+        done = both.model.pages[number].end
         self.pair.append(both, number, (tokens[done:] + text[:count])[: max(count, 1)])
 
     @rule(
@@ -90,6 +90,14 @@ class CacheStates(RuleBasedStateMachine):
     @rule(both=sequences, count=st.integers(0, 64))
     def roll_back(self, both, count):
         self.pair.truncate(both, max(both.model.length - count, 0))
+
+    @rule(both=sequences, start=st.integers(-1, 1000), count=st.integers(0, 200))
+    def remove(self, both, start, count):
+        self.pair.remove(both, start, start + count)
+
+    @rule(both=sequences, keep=st.sampled_from([1, 20, 64, 200]), seed=st.integers(0, 9))
+    def evict(self, both, keep, seed):
+        self.pair.evict(both, keep, seed)
 
     @rule(
         both=sequences,
@@ -136,7 +144,7 @@ class CacheStates(RuleBasedStateMachine):
 TestCacheStates = CacheStates.TestCase
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=["mixed", "plain", "short", "unbounded"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=["mixed", "plain", "short", "unbounded", "coded"])
 def test_random_operations(setting):
     """A few of those that `make fuzz` does a million of."""
     done, refused = run(0, 1500, setting)
