@@ -94,11 +94,10 @@ struct ByteWeights {
 };
 
 template <class V, class C>
-KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, int rows, ByteWeights& weights,
+KVANT_INLINE void weigh_values(const float* p, const KvScales<C>& scales, int blocks, int rows, ByteWeights& weights,
                                NextPage& next) {
   using F = typename V::F;
   constexpr int kLanes = V::kLanes, kVectors = kPageTokens / kLanes;
-  const KvScales<C> scales(side, blocks);
   const int count = rows * blocks;
   const auto size = [&](int b, F (&out)[kVectors]) KVANT_LAMBDA {
     for (int i = 0; i < kVectors; ++i) {
@@ -199,11 +198,11 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
 }
 
 template <class V, class C>
-void mix_codes(const uint8_t* codes, const uint8_t* side, int value_dim, int rows, const float* p, float* sums,
-               int64_t stride, NextPage& next) noexcept {
+void mix_codes(const uint8_t* codes, const uint8_t* side, int side_blocks, int value_dim, int rows, const float* p,
+               float* sums, int64_t stride, NextPage& next) noexcept {
   const int blocks = kv_blocks(value_dim);
   ByteWeights weights;
-  weigh_values<V, C>(p, side, blocks, rows, weights, next);
+  weigh_values<V, C>(p, KvScales<C>(side, side_blocks), blocks, rows, weights, next);
   in_groups<kMixRows<V>>(rows, [&](int row, auto n) KVANT_LAMBDA {
     mix_rows<V, C, decltype(n)::value>(codes ? codes : side, weights, row, blocks, sums + row * stride, stride, next);
   });

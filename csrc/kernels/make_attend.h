@@ -19,6 +19,7 @@ constexpr KvCodecKernels codec_kernels() {
   k.take[1] = &take_rows<V, C, ValuePlace>;
   if constexpr (!kKeysLie<V, C>) k.expand[0] = &expand_keys<V, C>;
   if constexpr (!kValuesLie<C>) k.expand[1] = &expand_values<V, C>;
+  k.turn = &turn_codes<V, C>;
   k.score = &score_codes<V, C>;
   k.mix = &mix_codes<V, C>;
   k.group = V::kMaxColumns[0];
