@@ -67,7 +67,7 @@ __attribute__((noinline)) void score_floats(const AttendJob& job, const T* k, in
 
 // sums[r] += p[r][j] * value j for keys begin .. end - 1, in order.
 template <class V, int kRows, int kSixteens, class T>
-KVANT_INLINE void mix_columns(const float* p, const T* v, int width, int begin, int end, int64_t stride,
+KVANT_INLINE void mix_columns(const float* p, const T* v, Columns at, int begin, int end, int64_t stride,
                               float* sums) {
   Sixteen<V> sum[kRows][kSixteens];
   KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
@@ -77,7 +77,7 @@ KVANT_INLINE void mix_columns(const float* p, const T* v, int width, int begin, 
   }
   for (int j = begin; j < end; ++j) {
     Sixteen<V> value[kSixteens];
-    KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) value[c] = load16<V>(v + j * width + 16 * c);
+    KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) value[c] = load16<V>(v + j * at.token + c * at.sixteen);
     KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
       const auto x = V::splat(p[r * kPageTokens + j]);
       KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) {
@@ -93,18 +93,18 @@ KVANT_INLINE void mix_columns(const float* p, const T* v, int width, int begin, 
 }
 
 template <class V, int kRows, class T>
-KVANT_INLINE void mix_page(const float* p, const T* v, int width, int begin, int end, int64_t stride, float* sums) {
+KVANT_INLINE void mix_page(const float* p, const T* v, Columns at, int begin, int end, int64_t stride, float* sums) {
   constexpr int kSixteens = AttendTile<V>::kSixteens;
   if (begin >= end) return;
-  in_groups<kSixteens>(width / 16, [&](int first, auto n) {
-    mix_columns<V, kRows, decltype(n)::value>(p, v + 16 * first, width, begin, end, stride, sums + 16 * first);
+  in_groups<kSixteens>(at.width / 16, [&](int first, auto n) {
+    mix_columns<V, kRows, decltype(n)::value>(p, v + first * at.sixteen, at, begin, end, stride, sums + 16 * first);
   });
 }
 
 // Of one row; no inline, because it stands wherever rows see different keys.
 template <class V, class T>
-void mix_row(const float* p, const T* v, int width, int begin, int end, float* sums) noexcept {
-  mix_page<V, 1>(p, v, width, begin, end, 0, sums);
+void mix_row(const float* p, const T* v, Columns at, int begin, int end, float* sums) noexcept {
+  mix_page<V, 1>(p, v, at, begin, end, 0, sums);
 }
 
 template <class V>
@@ -158,7 +158,7 @@ void cap_scores(float* scores, int rows, float cap, float inv_cap) noexcept {
 
 // Weighted values of a page of floats, keys begin .. end - 1 of each row.
 template <class V, class T>
-void mix_floats(const T* v, int width, const int (*ranges)[2], int rows, const float* p, float* sums,
+void mix_floats(const T* v, Columns place, const int (*ranges)[2], int rows, const float* p, float* sums,
                 int64_t stride) noexcept {
   in_groups<AttendTile<V>::kRows>(rows, [&](int at, auto n) {
     constexpr int kRows = decltype(n)::value;
@@ -172,12 +172,12 @@ void mix_floats(const T* v, int width, const int (*ranges)[2], int rows, const f
     if (end < begin) end = begin;
     for (int r = 0; r < kRows; ++r) {
       const int from = ranges[at + r][0], until = ranges[at + r][1] < begin ? ranges[at + r][1] : begin;
-      mix_row<V>(weights + r * kPageTokens, v, width, from, until, to + r * stride);
+      mix_row<V>(weights + r * kPageTokens, v, place, from, until, to + r * stride);
     }
-    mix_page<V, kRows>(weights, v, width, begin, end, stride, to);
+    mix_page<V, kRows>(weights, v, place, begin, end, stride, to);
     for (int r = 0; r < kRows; ++r) {
       const int from = ranges[at + r][0] > end ? ranges[at + r][0] : end;
-      mix_row<V>(weights + r * kPageTokens, v, width, from, ranges[at + r][1], to + r * stride);
+      mix_row<V>(weights + r * kPageTokens, v, place, from, ranges[at + r][1], to + r * stride);
     }
   });
 }
@@ -212,6 +212,10 @@ struct PageStep {
   KVANT_MEMBER bool quantized_keys() const { return job.k_codec >= kFirstQuantized; }
   KVANT_MEMBER bool quantized_values() const { return job.v_codec >= kFirstQuantized; }
   KVANT_MEMBER int v_blocks() const { return kv_blocks(job.view ? job.dim : job.value_dim); }
+  KVANT_MEMBER Columns columns() const {
+    const int width = kv_width(job.value_dim);
+    return job.view ? turned_columns(width) : Columns{width, width, 16};
+  }
 
   // Rows row .. row + rows - 1.
   void run(int row, int rows, float* scratch) const noexcept {
@@ -245,7 +249,7 @@ struct PageStep {
         else set_range(ranges[r], larger(seen[r].begin, seen[r].low), smaller(seen[r].end, seen[r].high));
       }
       of_floats(job.view ? int(KvCodec::f32) : job.v_codec, v, [&](const auto* floats) KVANT_LAMBDA {
-        mix_floats<V>(floats, kv_width(job.value_dim), ranges, rows, weights, sums, stride);
+        mix_floats<V>(floats, columns(), ranges, rows, weights, sums, stride);
       });
     } else if (!exactly) {
       values.mix(value_codes, v, v_blocks(), job.value_dim, rows, weights, sums, stride, *next);
@@ -302,7 +306,7 @@ struct PageStep {
         else set_range(ranges[r], larger(seen[r].begin, seen[r].high), seen[r].end);
       }
       of_floats(int(job.view ? KvCodec::f32 : KvCodec::f16), from, [&](const auto* floats) KVANT_LAMBDA {
-        mix_floats<V>(floats, kv_width(job.value_dim), ranges, rows, weights, sums, stride);
+        mix_floats<V>(floats, columns(), ranges, rows, weights, sums, stride);
       });
     }
   }

@@ -51,20 +51,24 @@ void turn_codes(const uint8_t* codes, const uint8_t* side, int blocks, int value
   }
 }
 
-// Values as f32 [token][width] of a page of keys that are floats.
+// Values as f32 of a page of keys that are floats: [sixteen of them][token][16].
+KVANT_INLINE constexpr Columns turned_columns(int width) { return {width, 16, 16 * kPageTokens}; }
+
 template <class V, class T>
 void turn_floats(const T* keys, int dim, int value_dim, float* out) noexcept {
-  const int width = kv_width(value_dim);
-  alignas(64) float rows[V::kLanes][kPageTokens], turned[kPageTokens * V::kLanes];
-  for (int first = 0; first < width; first += V::kLanes) {
-    for (int l = 0; l < V::kLanes; ++l) {
+  alignas(64) float rows[16][kPageTokens];
+  for (int first = 0; first < value_dim; first += 16, out += 16 * kPageTokens) {
+    for (int l = 0; l < 16; ++l) {
       const bool there = first + l < dim;
       for (int j = 0; j < kPageTokens; j += V::kLanes) {
         V::store(rows[l] + j, there ? load_float<V>(keys + (first + l) * kPageTokens + j) : V::splat(0.0f));
       }
     }
-    V::transpose([&](int l) KVANT_LAMBDA { return rows[l]; }, kPageTokens, turned);
-    for (int j = 0; j < kPageTokens; ++j) V::store(out + j * width + first, V::load(turned + j * V::kLanes));
+    if constexpr (V::kLanes == 16) {
+      V::transpose([&](int l) KVANT_LAMBDA { return rows[l]; }, kPageTokens, out);
+    } else {
+      for (int i = 0; i < 16 * kPageTokens; ++i) out[i] = rows[i % 16][i / 16];
+    }
   }
 }
 
