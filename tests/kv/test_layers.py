@@ -148,6 +148,10 @@ def test_values_that_are_keys_before_factors():
     # Those with values of their own have no such rows.
     assert not any(shape.view for shape in spec_of("Gemma 4 E4B").shapes)
     assert KVCache.from_model("Gemma 4 31B", views=False).shapes == apart
+    cache = KVCache.from_model("Gemma 4 31B", "q8_0")
+    seq = cache.sequence()
+    seq.append(5, np.zeros((64, 4, 640), np.float32))
+    assert cache.nbytes == 64 * 4 * 640 * 34 / 32
 
 
 def test_recurrent_layers_have_no_keys(tmp_path):
