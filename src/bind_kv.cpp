@@ -47,7 +47,8 @@ struct Side {
 struct Layer {
   int32_t heads;
   Side k, v;
-  int64_t window, sink, tail;
+  int64_t window, sink, tail, chunk;
+  bool view;
 };
 
 struct Turn {
@@ -173,36 +174,39 @@ void add_sequence(nb::module_& m) {
            },
            nb::arg("layer"), nb::arg("head"), nb::arg("state").noconvert(), nb::arg("in_place"))
       .def("write",
-           [](const Sequence& s, int32_t layer, Bytes k, Bytes v) {
+           [](const Sequence& s, int32_t layer, Bytes k, std::optional<Bytes> v) {
              const Layer& own = s.layer(layer);
-             const Bytes* both[] = {&k, &v};
+             const Bytes* both[] = {&k, v ? &*v : nullptr};
              const Side* sides[] = {&own.k, &own.v};
-             for (int i = 0; i < 2; ++i) {
+             for (int i = 0; i < (v ? 2 : 1); ++i) {
                const bool same = both[i]->shape(0) == k.shape(0) && int64_t(both[i]->shape(1)) == own.heads &&
                                  int64_t(both[i]->shape(2)) == kvant_kv_row_bytes(sides[i]->codec, sides[i]->dim);
                if (!same) throw nb::value_error("rows do not fit the layer");
              }
              run("from_ggml", [&] {
-               return kvant_sequence_write(s.handle.get(), layer, int64_t(k.shape(0)), k.data(), v.data());
+               return kvant_sequence_write(s.handle.get(), layer, int64_t(k.shape(0)), k.data(), v ? v->data() : nullptr);
              });
            },
-           nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("v").noconvert());
+           nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("v").none().noconvert());
 }
 
 void add_calls(nb::module_& m) {
   m.def(
       "kv_append",
-      [](const Sequence& s, int32_t layer, Input k, int32_t k_type, Input v, int32_t v_type, int32_t threads) {
+      [](const Sequence& s, int32_t layer, Input k, int32_t k_type, std::optional<Input> v, int32_t v_type, int32_t threads) {
         const Layer& own = s.layer(layer);
         fits(k, k.shape(0), size_t(own.heads), own.k.dim);
-        fits(v, k.shape(0), size_t(own.heads), own.v.dim);
         has_type(k, k_type);
-        has_type(v, v_type);
+        if (v) {
+          fits(*v, k.shape(0), size_t(own.heads), own.v.dim);
+          has_type(*v, v_type);
+        }
         // A row that cannot be stored is named by the caller, who knows what it is called.
         auto bad = std::make_shared<int64_t>(-1);
         const auto call = [=, handle = s.handle] {
           return kvant_sequence_append(handle.get(), layer, int64_t(k.shape(0)), k.data(), k_type, k.stride(0),
-                                       k.stride(1), v.data(), v_type, v.stride(0), v.stride(1), threads, bad.get());
+                                       k.stride(1), v ? v->data() : nullptr, v_type, v ? v->stride(0) : 0,
+                                       v ? v->stride(1) : 0, threads, bad.get());
         };
         int32_t code;
         {
@@ -213,7 +217,7 @@ void add_calls(nb::module_& m) {
         if (Program* program = Program::recording(); program && code == KVANT_OK) program->add("append", call);
         return *bad;
       },
-      nb::arg("sequence"), nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("k_type"), nb::arg("v").noconvert(), nb::arg("v_type"),
+      nb::arg("sequence"), nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("k_type"), nb::arg("v").none().noconvert(), nb::arg("v_type"),
       nb::arg("threads"));
   m.def(
       "kv_attend",
@@ -249,8 +253,8 @@ void bind_kv(nb::module_& m) {
            nb::arg("codec"), nb::arg("scale"), nb::arg("dim"), nb::arg("rotate"), nb::arg("signs").none().noconvert(),
            nb::arg("center").none().noconvert(), nb::arg("equalize").none().noconvert());
   nb::class_<Layer>(m, "KvLayer")
-      .def(nb::init<int32_t, Side, Side, int64_t, int64_t, int64_t>(), nb::arg("heads"), nb::arg("k"), nb::arg("v"),
-           nb::arg("window"), nb::arg("sink"), nb::arg("tail"));
+      .def(nb::init<int32_t, Side, Side, int64_t, int64_t, int64_t, int64_t, bool>(), nb::arg("heads"), nb::arg("k"),
+           nb::arg("v"), nb::arg("window"), nb::arg("sink"), nb::arg("tail"), nb::arg("chunk"), nb::arg("view"));
   nb::class_<Turn>(m, "KvTurn")
       .def("__init__",
            [](Turn* self, int64_t by, double theta, double scale, std::optional<Vector> factors, int32_t rotary,
@@ -267,7 +271,9 @@ void bind_kv(nb::module_& m) {
       .def("__init__",
            [](Cache* self, std::vector<Layer> layers, int64_t budget) {
              std::vector<kvant_kv_layer> c;
-             for (const Layer& l : layers) c.push_back({l.heads, l.k.c(l.heads), l.v.c(l.heads), l.window, l.sink, l.tail});
+             for (const Layer& l : layers) {
+               c.push_back({l.heads, l.k.c(l.heads), l.v.c(l.heads), l.window, l.sink, l.tail, l.chunk, l.view});
+             }
              kvant_cache* handle = nullptr;
              check(kvant_cache_new(c.data(), int32_t(c.size()), budget, &handle), "KVCache");
              new (self) Cache{std::shared_ptr<kvant_cache>(handle, kvant_cache_free), std::move(layers)};

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <new>
@@ -36,8 +37,16 @@ Status check_side(const kvant_kv_side& side, bool keys) {
 Status check_layer(const kvant_kv_layer& layer) {
   if (layer.heads < 1 || layer.heads > kMostHeads) return {Code::bad_shape, "a layer must have 1 to 65536 heads"};
   if (const Status s = check_side(layer.k, true); !s.ok()) return s;
-  if (const Status s = check_side(layer.v, false); !s.ok()) return s;
-  if (layer.window < 0 || layer.sink < 0 || layer.tail < 0) return {Code::bad_shape, "window, sink and tail are not negative"};
+  if (!layer.view) {
+    if (const Status s = check_side(layer.v, false); !s.ok()) return s;
+  } else if (layer.v.dim < 1 || layer.v.dim > layer.k.dim) {
+    return {Code::bad_shape, "values that are a view of keys have 1 to as many elements as these"};
+  } else if (layer.k.center || layer.k.equalize || (layer.k.rotate && layer.v.dim % layer.k.rotate)) {
+    return {Code::bad_shape, "keys that hold values are neither centered nor equalized, and are rotated in blocks of both"};
+  }
+  if (layer.window < 0 || layer.chunk < 0 || layer.sink < 0 || layer.tail < 0) {
+    return {Code::bad_shape, "window, chunk, sink and tail are not negative"};
+  }
   if (layer.sink > kMostElements || layer.tail > kMostElements) return {Code::bad_shape, "sink or tail is too large"};
   const int64_t count = int64_t(layer.heads) * layer.k.dim;
   for (int64_t i = 0; layer.k.center && i < count; ++i) {
@@ -70,13 +79,15 @@ KvLayer layer_of(const kvant_kv_layer& layer) {
   own.heads = layer.heads;
   own.dim = layer.k.dim;
   own.value_dim = layer.v.dim;
-  const kvant_kv_side* sides[] = {&layer.k, &layer.v};
+  own.view = layer.view;
+  const kvant_kv_side* sides[] = {&layer.k, layer.view ? &layer.k : &layer.v};
   for (int side = 0; side < 2; ++side) {
     own.codec[side] = KvCodec(sides[side]->codec);
     own.rule[side] = KvRule(sides[side]->scale);
     own.transform[side] = transform_of(*sides[side], layer.heads);
   }
-  own.window = layer.window > 0 && layer.window < kNoWindow ? layer.window : kNoWindow;
+  own.window = layer.window > 0 ? std::min(layer.window, kNoWindow) : kNoWindow;
+  own.chunk = layer.chunk > 0 ? std::min(layer.chunk, kNoWindow) : kNoWindow;
   own.sink = layer.sink;
   own.tail = layer.tail;
   return own;
@@ -85,6 +96,14 @@ KvLayer layer_of(const kvant_kv_layer& layer) {
 Status check_place(const KvSequence& sequence, int32_t layer) {
   if (layer < 0 || layer >= int32_t(sequence.cache()->layers().size())) return {Code::bad_shape, "no such layer"};
   return {};
+}
+
+// Values are there, or not where they are a view.
+Status check_values(const KvSequence& sequence, int32_t layer, int64_t tokens, const void* v) {
+  if (!sequence.cache()->layers()[size_t(layer)].view) {
+    return v || !tokens ? Status{} : Status{Code::bad_shape, "the layer has values of its own"};
+  }
+  return v ? Status{Code::bad_shape, "the layer's values are a view of its keys"} : Status{};
 }
 
 Status check_read(const KvSequence& sequence, int32_t layer, int32_t side, int32_t head, int64_t first, int64_t tokens) {
@@ -199,6 +218,7 @@ KVANT_EXPORT int32_t kvant_sequence_append(kvant_sequence* sequence, int32_t lay
   }
   KVANT_CHECK(check_aligned(k, k_type));
   KVANT_CHECK(check_aligned(v, v_type));
+  KVANT_CHECK(check_values(*sequence->sequence, layer, tokens, v));
   return report(sequence->sequence->append(layer, tokens, {k, Float(k_type), k_token_stride, k_head_stride},
                                            {v, Float(v_type), v_token_stride, v_head_stride}, threads, bad));
 }
@@ -238,6 +258,7 @@ KVANT_EXPORT int32_t kvant_sequence_write(kvant_sequence* sequence, int32_t laye
                                           const uint8_t* v) {
   KVANT_CHECK(check_place(*sequence->sequence, layer));
   if (tokens < 0 || tokens > kMostElements / kMostKvDim / kMostHeads) return fail(Code::bad_shape, "too many tokens, or fewer than none");
+  KVANT_CHECK(check_values(*sequence->sequence, layer, tokens, v));
   return report(sequence->sequence->write(layer, tokens, k, v));
 }
 

@@ -313,6 +313,9 @@ typedef struct {
   kvant_kv_side k, v;
   int64_t window;          /* a token sees so many keys at most, its own among them; 0 for all */
   int64_t sink, tail;      /* so many first keys, and so many before a token, its own among them, are seen as halves */
+  int64_t chunk;           /* a token sees keys of its own chunk of so many only; 0 for all */
+  bool view;               /* values are the first v.dim elements of each key as it is stored: nothing else is read of v,
+                              rotate divides both sizes, and there is neither center nor equalize */
 } kvant_kv_layer;
 
 typedef struct kvant_cache kvant_cache;
@@ -369,7 +372,7 @@ int32_t kvant_sequence_select(kvant_sequence* sequence, const kvant_selection* h
                               int32_t threads);
 
 /* Appends `tokens` tokens to a layer.
- *   k, v          [tokens, heads, dim], strides in elements, of `type`
+ *   k, v          [tokens, heads, dim], strides in elements, of `type`; v is null where values are a view of keys
  *   bad           receives token * heads + head of the first row with a NaN, an infinity or a number too large for its
  *                 codec, else -1; may be null
  * KVANT_BAD_SHAPE for such a row, KVANT_FULL past the budget; the sequence is as it was then. */
@@ -395,12 +398,12 @@ int32_t kvant_sequence_attend(const kvant_sequence* sequence, int32_t layer, con
                               int32_t threads);
 
 /* Rows first .. first + tokens - 1 of one head, of keys (side 0) or values (1), as they are stored: ggml's blocks where
- * the codec is a format of ggml; or as floats, transforms taken back. */
+ * the codec is a format of ggml; or as floats, transforms taken back. A view has no rows of values. */
 int32_t kvant_sequence_read(const kvant_sequence* sequence, int32_t layer, int32_t side, int32_t head, int64_t first,
                             int64_t tokens, uint8_t* out);
 int32_t kvant_sequence_decode(const kvant_sequence* sequence, int32_t layer, int32_t side, int32_t head, int64_t first,
                               int64_t tokens, float* out);
-/* Appends rows [tokens, heads] as kvant_sequence_read gives them. */
+/* Appends rows [tokens, heads] as kvant_sequence_read gives them; v is null where values are a view of keys. */
 int32_t kvant_sequence_write(kvant_sequence* sequence, int32_t layer, int64_t tokens, const uint8_t* k, const uint8_t* v);
 
 /* The pages of one head as they are, with all that a sequence knows of them. */

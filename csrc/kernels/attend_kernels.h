@@ -30,8 +30,9 @@ struct AttendJob {
   int32_t k_codec, v_codec;  // KvCodec
   int64_t position;          // of token 0 among the keys
   int64_t keys;              // that there are
-  int64_t window;            // so many keys a token sees at most, its own among them
+  int64_t window, chunk;     // so many keys a token sees at most, its own among them; and those of its own chunk only
   bool causal;               // else it sees all
+  bool view;                 // values are the first elements of keys, and nothing is stored of them
   bool exactly[2];           // whether keys, and values, are taken from `exact` and `sinks` where they are there
   float scale, cap, inv_cap; // cap: 0 for none
   int64_t sink, tail;        // of keys that are seen exactly: so many first, and so many before a token's own
@@ -40,7 +41,7 @@ struct AttendJob {
   const uint8_t* const* body;   // keys, then values, from v_offset on
   const uint8_t* const* exact;  // the same as halves
   const uint8_t* const* sinks;  // exact, for the first `sink` keys
-  int64_t v_offset, exact_v_offset;
+  int64_t v_offset, exact_v_offset;  // of a view: none, 0
 };
 
 // What will be read next, asked for evenly while a page is worked on, at so many places in turn: what the processor
@@ -69,11 +70,15 @@ struct KvCodecKernels {
   // Codes of a page's keys or values for the products, a byte each. Up to `direct` rows need none.
   void (*expand[2])(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept;
   int32_t direct[2];
+  // Codes of the values that are the first value_blocks blocks of keys, out of those that expand[0] gave, or the page.
+  void (*turn)(const uint8_t* codes, const uint8_t* side, int blocks, int value_blocks, uint8_t* out,
+               NextPage& next) noexcept;
   // Scores [rows][kPageTokens] of rows row .. row + rows - 1 of a job, a group of at most `group`.
   void (*score)(const AttendJob&, const uint8_t* codes, const uint8_t* side, int row, int rows, float* scores,
                 NextPage& next) noexcept;
-  // sums of states (stride floats apart) += weights p [rows][kPageTokens] times the values of a page.
-  void (*mix)(const uint8_t* codes, const uint8_t* side, int value_dim, int rows, const float* p, float* sums,
+  // sums of states (stride floats apart) += weights p [rows][kPageTokens] times the values of a page, of which the side
+  // that their scales are in has `blocks`.
+  void (*mix)(const uint8_t* codes, const uint8_t* side, int blocks, int value_dim, int rows, const float* p, float* sums,
               int64_t stride, NextPage& next) noexcept;
   int32_t group;     // rows of a record of queries
   int32_t offset;    // of codes of keys, as ProductShape wants it
@@ -99,10 +104,14 @@ struct AttendKernels {
   bool (*encode_q6_0)(const EncodeJob&) noexcept;
 };
 
-// What a chunk needs: codes of a page, scores and weights of its rows.
-constexpr int64_t chunk_scratch(int32_t rows, int32_t dim, int32_t value_dim) {
+// Floats of a page's values, made of keys.
+constexpr int64_t turned_bytes(int32_t value_dim) { return int64_t(kPageTokens) * 4 * kv_width(value_dim); }
+
+// What a chunk needs: codes of a page, scores and weights of its rows; of a view the values of a page, and of its keys
+// that are seen exactly, as floats.
+constexpr int64_t chunk_scratch(int32_t rows, int32_t dim, int32_t value_dim, bool view) {
   const int64_t codes = kPageTokens * (dim + value_dim + 64), scores = 3 * int64_t(rows + 8) * kPageTokens * 4;
-  return codes + scores + 256;
+  return codes + scores + 256 + (view ? 3 * turned_bytes(value_dim) : 0);
 }
 
 }  // namespace kvant

@@ -13,6 +13,11 @@ struct Brains {
   uint16_t bits;
 };
 
+// Numbers of a value, and how far it is to the next token's and to the next sixteen of them.
+struct Columns {
+  int width, token, sixteen;
+};
+
 template <class V>
 KVANT_INLINE typename V::F load_float(const float* x) {
   return V::load(x);

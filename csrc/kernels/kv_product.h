@@ -131,11 +131,10 @@ struct ByteWeights {
 };
 
 template <class V, class C>
-KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, int rows, ByteWeights& weights,
+KVANT_INLINE void weigh_values(const float* p, const KvScales<C>& scales, int blocks, int rows, ByteWeights& weights,
                                NextPage& next) {
   using F = typename V::F;
   constexpr int kLanes = V::kLanes, kVectors = kPageTokens / kLanes;
-  const KvScales<C> scales(side, blocks);
   const int count = rows * blocks;
   const auto size = [&](int b, F (&out)[kVectors]) KVANT_LAMBDA {
     for (int i = 0; i < kVectors; ++i) {
@@ -289,18 +288,17 @@ template <class V, class C>
 constexpr int kPlaneMixes = kValuesLie<C> ? kMostTaskRows : kMixRows<V>;
 
 template <class V, class C>
-void mix_codes(const uint8_t* codes, const uint8_t* side, int value_dim, int rows, const float* p, float* sums,
-               int64_t stride, NextPage& next) noexcept {
+void mix_codes(const uint8_t* codes, const uint8_t* side, int side_blocks, int value_dim, int rows, const float* p,
+               float* sums, int64_t stride, NextPage& next) noexcept {
   const int blocks = kv_blocks(value_dim);
   ByteWeights weights;
-  weigh_values<V, C>(p, side, blocks, rows, weights, next);
+  weigh_values<V, C>(p, KvScales<C>(side, side_blocks), blocks, rows, weights, next);
   if constexpr (kHasOffset<C>) start_sums<V>(rows * blocks, weights);
   in_groups<kMixRows<V>>(rows, [&](int row, auto n) KVANT_LAMBDA {
     constexpr int kRows = decltype(n)::value;
     float* to = sums + row * stride;
-    if constexpr (kValuesLie<C>) mix_rows<V, C, false, kRows>(side, weights, row, blocks, to, stride, next);
-    else if (codes) mix_rows<V, C, false, kRows>(codes, weights, row, blocks, to, stride, next);
-    else mix_rows<V, C, true, kRows>(side, weights, row, blocks, to, stride, next);
+    if (codes || kValuesLie<C>) mix_rows<V, C, false, kRows>(codes ? codes : side, weights, row, blocks, to, stride, next);
+    else mix_rows<V, C, !kValuesLie<C>, kRows>(side, weights, row, blocks, to, stride, next);
   });
 }
 

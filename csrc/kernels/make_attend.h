@@ -21,6 +21,7 @@ constexpr KvCodecKernels codec_kernels() {
   if constexpr (!kValuesLie<C>) k.expand[1] = &expand_values<V, C>;
   k.direct[0] = kPlaneScores<V, C>;
   k.direct[1] = kPlaneMixes<V, C>;
+  k.turn = &turn_codes<V, C>;
   k.score = &score_codes<V, C>;
   k.mix = &mix_codes<V, C>;
   k.group = V::kMaxColumns[0];

@@ -163,7 +163,7 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
   // Heads begin .. end - 1, tokens from .. until - 1 of the input.
   const auto some = [&](int begin, int end, int64_t from, int64_t until) {
     const int64_t each = until - from, rows = each * (end - begin);
-    for (int side = 0; side < 2; ++side) {
+    for (int side = 0; side < layer.sides(); ++side) {
       KvCoder coder(*kernels, layer, side);
       Carver needed;
       coder.place(needed, rows);
@@ -280,7 +280,10 @@ Status KvSequence::read(int layer_index, int side, int head, int64_t first, int6
   if (first < own.first * kPageTokens || tokens < 0 || first > own.length - tokens) {
     return {Code::bad_shape, "there are not such tokens, or a window has let go of them"};
   }
-  KvCoder coder(*kernels, layer, side);
+  if (side >= layer.sides() && bytes) return {Code::bad_shape, "values are a view of keys: no rows of their own"};
+  // Of a view what keys begin with.
+  const int stored = side < layer.sides() ? side : 0;
+  KvCoder coder(*kernels, layer, stored);
   Carver needed;
   coder.place(needed, kPageTokens);
   void* memory = thread_scratch(needed.bytes());
@@ -290,7 +293,7 @@ Status KvSequence::read(int layer_index, int side, int head, int64_t first, int6
   const int64_t row_bytes = kv_row_bytes(layer.info(side), layer.size(side));
   for (int64_t token = first; token < first + tokens;) {
     const int64_t page = token / kPageTokens, count = std::min((page + 1) * kPageTokens, first + tokens) - token;
-    const uint8_t* from = own.body[size_t(page - own.first)]->data + (side ? layer.side_bytes(0) : 0);
+    const uint8_t* from = own.body[size_t(page - own.first)]->data + (stored ? layer.side_bytes(0) : 0);
     coder.take(from, int(token % kPageTokens), count);
     if (bytes) {
       coder.write(count, bytes);

@@ -81,7 +81,7 @@ class Attention {
   int64_t first_key(int head, int64_t row) const {
     const int64_t length = sequence_.pages(index_, head).length;
     const int64_t end = query_.causal ? length - query_.tokens + row / group_ + 1 : length;
-    return std::max(end - layer_.window, int64_t(0));
+    return layer_.first_seen(end);
   }
   int64_t first_chunk(int head, int64_t row) const { return first_key(head, row) / kChunkTokens; }
   int64_t end_chunk(int head) const { return pieces(sequence_.pages(index_, head).length, kChunkTokens); }
@@ -205,6 +205,8 @@ class Attention {
     job.position = own.length - query_.tokens;
     job.keys = own.length;
     job.window = layer_.window;
+    job.chunk = layer_.chunk;
+    job.view = layer_.view;
     job.causal = query_.causal;
     job.scale = query_.scale;
     job.cap = query_.cap;
@@ -220,7 +222,7 @@ class Attention {
     job.v_offset = layer_.side_bytes(0);
     job.first_exact = own.first_exact;
     job.exact = exact_ + head * exact_count_;
-    job.exact_v_offset = layer_.exact_offset();
+    job.exact_v_offset = layer_.view ? 0 : layer_.exact_offset();
     job.sinks = sinks_ + head * sink_count_;
     return job;
   }
@@ -255,7 +257,7 @@ class Attention {
 
   // A page as floats.
   void decode(const uint8_t* page, uint8_t* memory, uint8_t* out) const {
-    for (int side = 0; side < 2; ++side) {
+    for (int side = 0; side < layer_.sides(); ++side) {
       KvCoder coder(kernels_, layer_, side);
       Carver carver(memory);
       coder.place(carver, kPageTokens);
@@ -269,7 +271,7 @@ class Attention {
 
   TaskMemory task_memory(int64_t states) {
     int64_t coder_bytes = 0;
-    for (int side = 0; query_.exact && side < 2; ++side) {
+    for (int side = 0; query_.exact && side < layer_.sides(); ++side) {
       KvCoder coder(kernels_, layer_, side);
       Carver needed;
       coder.place(needed, kPageTokens);
@@ -279,7 +281,7 @@ class Attention {
     const auto place = [&](Carver& carver) {
       task.states = carver.take<float>(states);
       task.more = carver.take<float>(states);
-      task.scratch = carver.take<uint8_t>(chunk_scratch(int32_t(block_rows_), layer_.dim, layer_.value_dim));
+      task.scratch = carver.take<uint8_t>(chunk_scratch(int32_t(block_rows_), layer_.dim, layer_.value_dim, layer_.view));
       task.pages = carver.take<uint8_t>(query_.exact ? kChunkPages * float_page() : 0);
       task.coder = carver.take<uint8_t>(coder_bytes);
     };

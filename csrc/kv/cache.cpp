@@ -69,13 +69,11 @@ int64_t KvSequence::length() const {
 // What no token from the place `length` on sees, even after a rollback.
 void KvSequence::let_go(const KvLayer& layer, HeadPages& own, int64_t length) {
   PagePool& pool = cache_->pool();
-  if (layer.window != kNoWindow) {
-    // Attention merges chunks: a page counts from its own place, so any may go.
-    const int64_t first = std::max(length - layer.window - kRollback, int64_t(0)) / kPageTokens;
-    if (first > own.first) {
-      drop_front(pool, own.body, first - own.first);
-      own.first = first;
-    }
+  // Attention merges chunks: a page counts from its own place, so any may go.
+  const int64_t first = layer.first_seen(std::max(length - kRollback, int64_t(0))) / kPageTokens;
+  if (first > own.first) {
+    drop_front(pool, own.body, first - own.first);
+    own.first = first;
   }
   if (layer.tail > 0) {
     const int64_t first = std::max(length - layer.tail - kRollback, int64_t(0)) / kPageTokens;
@@ -108,12 +106,12 @@ Status KvSequence::truncate(int64_t length) {
   const auto& layers = cache_->layers();
   for (size_t l = 0; l < layers.size(); ++l) {
     // The next token must find all it sees.
-    const int64_t seen = std::max(length + 1 - layers[l].window, int64_t(0));
+    const int64_t seen = layers[l].first_seen(length + 1);
     for (int head = 0; head < layers[l].heads; ++head) {
       const HeadPages& own = pages(int(l), head);
       if (length < 0 || length > own.end()) return {Code::bad_shape, "there are not so many tokens"};
       if (length > 0 && !own.has(length)) return {Code::bad_shape, "tokens before it were evicted"};
-      if (length > 0 && layers[l].window != kNoWindow && seen < own.first * kPageTokens) {
+      if (length > 0 && seen < own.first * kPageTokens) {
         return {Code::bad_shape, "a window has let go of tokens that would be seen again"};
       }
     }

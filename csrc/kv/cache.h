@@ -2,6 +2,7 @@
 // over. Arguments are checked by the caller (capi) once.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -20,30 +21,40 @@ struct KvTransform {
   std::vector<float> center, equalize, shrink;   // [heads][dim]; shrink = 1 / equalize
 };
 
+constexpr int64_t kNoWindow = int64_t(1) << 60;
+
 struct KvLayer {
   int32_t heads, dim, value_dim;
   KvCodec codec[2];  // of keys, of values
   KvRule rule[2];
   int64_t window;      // of keys a token sees; kNoWindow for all
+  int64_t chunk;       // a token sees keys of its own chunk of so many; kNoWindow for all
   int64_t sink, tail;  // of keys that are seen exactly
   KvTransform transform[2];
+  bool view;           // values are the first value_dim elements of keys, and nothing is stored of them
 
+  // The first key that one sees who sees none from `end` on.
+  int64_t first_seen(int64_t end) const { return std::max({end - window, (end - 1) / chunk * chunk, int64_t(0)}); }
+  bool sees_all() const { return window == kNoWindow && chunk == kNoWindow; }
+  int sides() const { return view ? 1 : 2; }
   bool quantized() const { return int(codec[0]) >= kFirstQuantized || int(codec[1]) >= kFirstQuantized; }
   const KvCodecInfo& info(int side) const { return kKvCodecs.row[int(codec[side])]; }
   int32_t size(int side) const { return side ? value_dim : dim; }
-  int64_t side_bytes(int side) const { return (kv_page_bytes(info(side), size(side), side) + 63) / 64 * 64; }
+  int64_t side_bytes(int side) const { return side >= sides() ? 0 : (kv_page_bytes(info(side), size(side), side) + 63) / 64 * 64; }
   int64_t page_bytes() const { return side_bytes(0) + side_bytes(1); }
-  PageLayout layout() const { return {page_bytes(), int64_t(codec[0]), int64_t(codec[1]), dim, value_dim}; }
-  PageLayout exact_layout() const {
-    return {exact_bytes(), int64_t(KvCodec::f16), int64_t(KvCodec::f16), dim, value_dim};
-  }
+  PageLayout layout() const { return layout(page_bytes(), codec[0], codec[1]); }
+  PageLayout exact_layout() const { return layout(exact_bytes(), KvCodec::f16, KvCodec::f16); }
   int64_t exact_offset() const { return (kv_page_bytes(kKvCodecs.row[int(KvCodec::f16)], dim, false) + 63) / 64 * 64; }
   int64_t exact_bytes() const {
-    return exact_offset() + (kv_page_bytes(kKvCodecs.row[int(KvCodec::f16)], value_dim, true) + 63) / 64 * 64;
+    return exact_offset() + (view ? 0 : (kv_page_bytes(kKvCodecs.row[int(KvCodec::f16)], value_dim, true) + 63) / 64 * 64);
+  }
+
+ private:
+  PageLayout layout(int64_t bytes, KvCodec k, KvCodec v) const {
+    return {bytes, int64_t(k), view ? -1 : int64_t(v), dim, view ? 0 : value_dim};
   }
 };
 
-constexpr int64_t kNoWindow = int64_t(1) << 60;
 // Pages that so many tokens take.
 inline int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 // Tokens that may be taken back and are still seen exactly, or in a window, as before.

@@ -51,7 +51,8 @@ class Selecting {
       }
     }
     while (move.same < length && what.kept[move.same] == move.same) ++move.same;
-    if (evict_ && layer.window != kNoWindow) return {Code::bad_shape, "a layer with a window lets go by itself"};
+    if (evict_ && !layer.sees_all()) return {Code::bad_shape, "a layer with a window or chunks lets go by itself"};
+    if (what.turn && layer.view) return {Code::bad_shape, "keys that are values, too, cannot be turned"};
     if (evict_ && length == 0 && own.length > 0) return {Code::bad_shape, "at least one token of a head is kept"};
     if (!evict_ && move.same < own.settled) return {Code::bad_shape, "tokens among these were evicted"};
     for (const int64_t edge : {what.turn_begin, what.turn_end}) {
@@ -71,7 +72,7 @@ class Selecting {
     const int64_t there = std::lower_bound(what.kept, what.kept + length, own.first * kPageTokens) - what.kept;
     next.first = pages_of(there);
     const int64_t first = move.moves ? next.first : own.first;
-    if (length > 0 && first * kPageTokens > std::max(length + 1 - layer.window, int64_t(0))) {
+    if (length > 0 && first * kPageTokens > layer.first_seen(length + 1)) {
       return {Code::bad_shape, "a window has let go of tokens that would be seen again"};
     }
     return {};

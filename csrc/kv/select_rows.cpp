@@ -44,9 +44,9 @@ int64_t KvMove::alike(int64_t i, int64_t until) const {
 
 void KvRowMover::place(Carver& carver, const KvMove& move) {
   const KvLayer& layer = *move.layer;
-  coder_memory_ = carver.take<uint8_t>(std::max(coder_bytes(kernels_, layer, 0), coder_bytes(kernels_, layer, 1)));
+  coder_memory_ = carver.take<uint8_t>(std::max(coder_bytes(kernels_, layer, 0), coder_bytes(kernels_, layer, layer.sides() - 1)));
   page_ = carver.take<uint8_t>(std::max(layer.page_bytes(), layer.exact_bytes()));
-  for (int side = 0; side < 2; ++side) {
+  for (int side = 0; side < layer.sides(); ++side) {
     staged_[side] = carver.take<float>(move.exact_rows() * kv_blocks(layer.size(side)) * kKvBlock);
   }
   if (!move.what->turn) return;
@@ -64,7 +64,7 @@ bool KvRowMover::run(const KvMove& move, bool trial) {
   bool fits = true;
   // Exact copies are written last: until then they say what turned keys were.
   for (const auto step : {&KvRowMover::stage, &KvRowMover::body, &KvRowMover::put_exact}) {
-    for (int side = 0; side < 2; ++side) {
+    for (int side = 0; side < move.layer->sides(); ++side) {
       KvCoder coder(kernels_, *move.layer, side);
       Carver carver(coder_memory_);
       coder.place(carver, kPageTokens);

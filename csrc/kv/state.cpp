@@ -28,10 +28,10 @@ bool is_sound(const KvLayer& layer, const StateHead& head) {
   if (head.length < 0 || head.length > kMost) return false;
   const bool whole = head.missing == 0 && head.settled == 0;
   const bool evicted = head.missing > 0 && head.missing <= kMost && head.settled > 0 && head.settled <= head.length;
-  if (!whole && (!evicted || layer.window != kNoWindow)) return false;
+  if (!whole && (!evicted || !layer.sees_all())) return false;
   const int64_t end = pages_of(head.length);
   if (head.first < 0 || head.first > end || head.body != end - head.first) return false;
-  if (head.first > 0 && (layer.window == kNoWindow || head.first * kPageTokens > head.length + 1 - layer.window)) return false;
+  if (head.first * kPageTokens > layer.first_seen(head.length + 1)) return false;
   const bool tail = layer.quantized() && layer.tail > 0;
   if (head.exact < 0 || head.first_exact < 0 || head.first_exact > end) return false;
   if (head.exact != (tail ? end - head.first_exact : 0)) return false;
@@ -122,9 +122,12 @@ Status KvSequence::load(int layer_index, int head, const uint8_t* state, int64_t
   const KvCodecInfo& half = kKvCodecs.row[int(KvCodec::f16)];
   const auto take = [&](std::vector<Page*>& to, int64_t count, int64_t size, bool coded) {
     for (int64_t i = 0; i < count && status.ok(); ++i, state += size) {
-      const int64_t v = coded ? layer.side_bytes(0) : layer.exact_offset();
-      if (!is_sound(coded ? layer.info(0) : half, layer.dim, 0, state) ||
-          !is_sound(coded ? layer.info(1) : half, layer.value_dim, 1, state + v)) {
+      const int64_t at[] = {0, coded ? layer.side_bytes(0) : layer.exact_offset()};
+      bool sound = true;
+      for (int side = 0; side < layer.sides(); ++side) {
+        sound = sound && is_sound(coded ? layer.info(side) : half, layer.size(side), side, state + at[side]);
+      }
+      if (!sound) {
         status = {Code::bad_shape, "the state holds numbers that are not finite"};
         return;
       }

@@ -235,6 +235,20 @@ struct Avx2 {
     for (int j = 0; j < 4; ++j) _mm256_storeu_si256((__m256i*)(out + 64 * j + 32 * part), quads[j]);
   }
 
+  KVANT_INLINE void turn(I (&a)[4][2]) {
+    const I order = _mm256_broadcastsi128_si256(_mm_set_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400));
+    I b[4][2];
+    for (int s = 0; s < 4; ++s) {
+      for (int p = 0; p < 2; ++p) b[s][p] = _mm256_shuffle_epi8(a[s][p], order);
+    }
+    for (int p = 0; p < 2; ++p) {
+      for (int h = 0; h < 2; ++h) {
+        a[2 * h][p] = _mm256_permute2x128_si256(b[2 * p][h], b[2 * p + 1][h], 0x20);
+        a[2 * h + 1][p] = _mm256_permute2x128_si256(b[2 * p][h], b[2 * p + 1][h], 0x31);
+      }
+    }
+  }
+
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
     // Sixteen at a time: codes were stored so, and wider loads would wait for the stores.
     const __m128i t = _mm_loadu_si128((const __m128i*)table);

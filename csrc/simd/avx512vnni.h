@@ -195,6 +195,17 @@ struct Avx512Vnni {
     for (int j = 0; j < 4; ++j) _mm512_storeu_si512(out + 64 * j, quads[j]);
   }
 
+  KVANT_INLINE void turn(I (&a)[4][1]) {
+    const I order = _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
+    for (int s = 0; s < 4; ++s) a[s][0] = _mm512_shuffle_epi8(a[s][0], order);
+    const I ab = _mm512_shuffle_i32x4(a[0][0], a[1][0], 0x44), AB = _mm512_shuffle_i32x4(a[0][0], a[1][0], 0xee);
+    const I cd = _mm512_shuffle_i32x4(a[2][0], a[3][0], 0x44), CD = _mm512_shuffle_i32x4(a[2][0], a[3][0], 0xee);
+    a[0][0] = _mm512_shuffle_i32x4(ab, cd, 0x88);
+    a[1][0] = _mm512_shuffle_i32x4(ab, cd, 0xdd);
+    a[2][0] = _mm512_shuffle_i32x4(AB, CD, 0x88);
+    a[3][0] = _mm512_shuffle_i32x4(AB, CD, 0xdd);
+  }
+
   KVANT_INLINE F low_nibble(I a) {
     return _mm512_permutexvar_ps(a, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   }

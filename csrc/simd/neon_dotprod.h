@@ -202,6 +202,17 @@ struct NeonDotprod {
     for (int j = 0; j < 4; ++j) vst1q_s32(reinterpret_cast<int32_t*>(out + 64 * j + 16 * part), quads[j]);
   }
 
+  KVANT_INLINE void turn(I (&a)[4][4]) {
+    const uint8x16_t order = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    I b[4][4];
+    for (int s = 0; s < 4; ++s) {
+      for (int q = 0; q < 4; ++q) b[q][s] = vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(a[s][q]), order));
+    }
+    for (int q = 0; q < 4; ++q) {
+      for (int s = 0; s < 4; ++s) a[q][s] = b[q][s];
+    }
+  }
+
   KVANT_INLINE void lookup(const int8_t* table, int8_t* codes, int count) {
     const int8x16_t t = vld1q_s8(table);
     for (int i = 0; i < count; i += 16) {

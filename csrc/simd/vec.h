@@ -172,6 +172,14 @@ struct Wide {
     KVANT_EACH N::store_quads(out, p, a.v[p], b.v[p], c.v[p], d.v[p]);
   }
 
+  // Byte b of lane 4 q + i of a[s] becomes byte i of lane 4 s + b of a[q]. Of sixteen lanes.
+  KVANT_INLINE void turn(I (&a)[4]) {
+    typename N::I parts[4][N::kParts];
+    for (int s = 0; s < 4; ++s) KVANT_EACH parts[s][p] = a[s].v[p];
+    N::turn(parts);
+    for (int s = 0; s < 4; ++s) KVANT_EACH a[s].v[p] = parts[s][p];
+  }
+
   // The low four bits of every lane as a float.
   KVANT_INLINE F low_nibble(I a) { F r; KVANT_EACH r.v[p] = N::low_nibble(a.v[p]); return r; }
 

@@ -165,12 +165,20 @@ class Server:
         return self.floats(11, x, positions.tobytes() + x.tobytes(), int(interleaved))
 
     def attend(
-        self, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], codec: int
+        self,
+        q: NDArray[np.float32],
+        k: NDArray[np.float32],
+        v: NDArray[np.float32] | None,
+        codec: int,
     ) -> Any:
-        """One key head, k and v [S, D]; q [T, heads, D]. Window 70, scale 0.25, unbiased rows."""
-        payload = k.tobytes() + v.tobytes() + q.tobytes()
+        """One key head, k and v [S, D]; q [T, heads, D]. Window 70, scale 0.25, unbiased rows.
+
+        Without v keys are values, too.
+        """
+        payload = k.tobytes() + (b"" if v is None else v.tobytes()) + q.tobytes()
         tokens, heads, dim = q.shape
-        code, out = self.call(12, payload, codec, len(k), dim, tokens, heads)
+        op = 18 if v is None else 12
+        code, out = self.call(op, payload, codec, len(k), dim, tokens, heads)
         assert code == 0
         return np.frombuffer(out, np.float32).reshape(q.shape)
 

@@ -107,12 +107,12 @@ void choose(const Request& r, const Memory& in) {
   reply(code, out.data(), out.size());
 }
 
-void attend(const Request& r, const Memory& in) {
+void attend(const Request& r, const Memory& in, bool view) {
   const int64_t size = r.rows * r.cols;
-  const float *k = in.floats(), *v = k + size, *q = v + size;
+  const float *k = in.floats(), *v = view ? nullptr : k + size, *q = k + (view ? size : 2 * size);
   const Memory out(r.x_rows * r.option * r.cols * 4);
   const kvant_kv_side side = {int32_t(r.format), KVANT_SCALE_UNBIASED, int32_t(r.cols), 0, nullptr, nullptr, nullptr};
-  const kvant_kv_layer layer = {1, side, side, 70, 0, 0};
+  const kvant_kv_layer layer = {1, side, side, 70, 0, 0, 0, view};
   kvant_cache* cache = nullptr;
   kvant_sequence* sequence = nullptr;
   int32_t code = kvant_cache_new(&layer, 1, 0, &cache);
@@ -144,7 +144,8 @@ void serve(const Request& r, const Memory& in) {
   if (r.op == 1) {
     return reply(kvant_isa_use(std::string(reinterpret_cast<const char*>(in.data()), size_t(r.bytes)).c_str()), nullptr, 0);
   }
-  if (r.op == 12) return attend(r, in);
+  if (r.op == 12) return attend(r, in, false);
+  if (r.op == 18) return attend(r, in, true);
   if (r.op == 13) return diverge(r, in);
   if (r.op == 16) return choose(r, in);
   if (r.op >= 8) return transform(r, in);

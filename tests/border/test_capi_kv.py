@@ -103,7 +103,44 @@ def test_the_bits_of_python(c, call, codec):
         assert np.array_equal(row, seq.to_ggml(0)[0][69, 1])
 
 
+NO_VIEW = (
+    "keys that hold values are neither centered nor equalized, and are rotated in blocks of both"
+)
+TOO_LONG = "values that are a view of keys have 1 to as many elements as these"
 POWER = "rotate must be a power of two from 16 to 512 that divides the elements"
+
+
+def test_values_that_are_a_view_and_chunks(c, call):
+    cache = KVCache(
+        1, HEADS, DIM, "q4_0", value_dim=VALUE_DIM, value_view=True, window=9, chunk=20,
+        policy=KVPolicy(2, 3),
+    )  # fmt: skip
+    seq = cache.sequence()
+    seq.append(0, K)
+    with Native(c, call, 8, side={"rotate": 0}, layer={"view": True, "chunk": 20}) as native:
+        assert native.append()[0] == BAD_SHAPE
+        assert native.text() == "the layer's values are a view of its keys"
+        none = c.ffi.cast("void*", 0)
+        assert native.append(v=none) == (OK, -1)
+        code, out = native.attend()
+        assert code == OK and np.array_equal(words(out), words(seq.attend(0, Q, 0.3, sinks=SINKS)))
+        usage = c.ffi.new("kvant_cache_stats*")
+        call("kvant_cache_usage", native.cache[0], usage)
+        assert usage.used == cache.nbytes
+        floats = np.zeros((3, VALUE_DIM), np.float32)
+        place = (native.sequence[0], 0, 1, 1, 60, 3)
+        assert call("kvant_sequence_decode", *place, floats) == OK
+        assert np.array_equal(words(floats), words(seq.values(0, 1, 60, 63)))
+        rows = np.zeros(TOKENS * HEADS * 18, np.uint8)
+        assert call("kvant_sequence_read", *place, rows) == BAD_SHAPE
+        assert native.text() == "values are a view of keys: no rows of their own"
+        written = (native.sequence[0], 0, TOKENS, rows)
+        assert call("kvant_sequence_write", *written, rows) == BAD_SHAPE
+        assert call("kvant_sequence_write", *written, none) == OK
+        assert c.lib.kvant_sequence_length(native.sequence[0], 0) == 2 * TOKENS
+    with Native(c, call) as native:
+        assert native.append(v=none)[0] == BAD_SHAPE
+        assert native.text() == "the layer has values of its own"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +154,10 @@ POWER = "rotate must be a power of two from 16 to 512 that divides the elements"
         ({"side": {"rotate": 24}}, BAD_SHAPE, POWER),
         ({"side": {"rotate": 64}}, BAD_SHAPE, POWER),
         ({"layer": {"heads": 0}}, BAD_SHAPE, "a layer must have 1 to 65536 heads"),
-        ({"layer": {"window": -1}}, BAD_SHAPE, "window, sink and tail are not negative"),
+        ({"layer": {"window": -1}}, BAD_SHAPE, "window, chunk, sink and tail are not negative"),
+        ({"layer": {"chunk": -1}}, BAD_SHAPE, "window, chunk, sink and tail are not negative"),
+        ({"layer": {"view": True}}, BAD_SHAPE, NO_VIEW),
+        ({"layer": {"view": True}, "side": {"rotate": 0, "dim": 19}}, BAD_SHAPE, TOO_LONG),
         ({"layer": {"tail": 1 << 60}}, BAD_SHAPE, "sink or tail is too large"),
         ({"budget": -1}, BAD_SHAPE, "the budget is negative"),
     ],

@@ -35,6 +35,12 @@ class ModelLayer:
     window: int | None = None
     sink: int = 0
     tail: int = 0
+    chunk: int | None = None
+
+    def first_seen(self, end):
+        """The first token that one sees who sees none from `end` on."""
+        window = end - self.window if self.window else 0
+        return max(window, (end - 1) // self.chunk * self.chunk if self.chunk else 0, 0)
 
 
 class Pool:
@@ -133,7 +139,7 @@ class ModelSequence:
                 raise RefusedError
             if length and own.missing and length < own.settled + own.missing:
                 raise RefusedError
-            if length and layer.window and max(length + 1 - layer.window, 0) < own.first * PAGE:
+            if length and layer.first_seen(length + 1) < own.first * PAGE:
                 raise RefusedError
         for layer, own in zip(self.layers, self.pages, strict=True):
             self._cut_pages(layer, own, length - own.missing if length else 0)
@@ -266,8 +272,7 @@ class ModelSequence:
         layer, own = self.layers[number], self.pages[number]
         if queries > own.length or (own.missing and queries > own.length - own.settled + 1):
             raise RefusedError
-        first = max(own.length - queries + 1 - (layer.window or own.length), 0)
-        if first < own.first * PAGE:
+        if layer.first_seen(own.length - queries + 1) < own.first * PAGE:
             raise RefusedError
 
     def _plan(self, length, pages, first, nbytes, end):
@@ -277,11 +282,10 @@ class ModelSequence:
         return pages, nbytes, copied, max(end - behind, 0)
 
     def _let_go(self, layer, own, length):
-        if layer.window:
-            first = max(length - layer.window - ROLLBACK, 0) // PAGE
-            if first > own.first:
-                self._shift(own.body, first - own.first)
-                own.first = first
+        first = layer.first_seen(max(length - ROLLBACK, 0)) // PAGE
+        if first > own.first:
+            self._shift(own.body, first - own.first)
+            own.first = first
         if layer.tail:
             first = max(length - layer.tail - ROLLBACK, 0) // PAGE
             if first > own.first_exact:
@@ -302,7 +306,7 @@ class ModelIndex:
     """Published prefixes: as they came, and the least recently used first."""
 
     def __init__(self, layers):
-        self.plain = not any(layer.window or layer.tail for layer in layers)
+        self.plain = not any(layer.window or layer.chunk or layer.tail for layer in layers)
         self.kept, self.used = [], []
 
     def drop_oldest(self):

@@ -14,13 +14,15 @@ from kvant import CacheFullError, KVCache, KVPolicy, ShapeError
 from support import words
 
 VOCABULARY = 1024
-KV_HEADS = [2, 2, 1, 1]
-HEAD_DIM = [32, 32, 32, 16]
-VALUE_DIM = [32, 32, 48, 16]
-CODECS = [("q8_0", "q4_0"), ("q8_0", "q4_0"), ("lm3", "q5_1"), ("f16", "f16")]
+# The last but one sees chunks, and values in its keys; the last has no keys.
+KV_HEADS = [2, 2, 1, 1, 1, 0]
+HEAD_DIM = [32, 32, 32, 16, 48, 16]
+VALUE_DIM = [32, 32, 48, 16, 32, 16]
+CODECS = [("q8_0", "q4_0"), ("q8_0", "q4_0"), ("lm3", "q5_1"), ("f16", "f16"), ("q4_1", "q4_1")]
+CHUNK, VIEW = 150, 4
 # The second layer reads the first one's keys.
 SHARE = {1: 0}
-OWNED = [0, 2, 3]
+OWNED = [0, 2, 3, 4]
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Setting:
 
     def cache(self):
         policy = KVPolicy(self.sink, self.tail, {layer: CODECS[layer] for layer in OWNED})
-        window = [None, None, self.window, None]
         return KVCache(
-            4,
+            6,
             KV_HEADS,
             HEAD_DIM,
             value_dim=VALUE_DIM,
             policy=policy,
-            window=window,
+            value_view=[layer == VIEW for layer in range(6)],
+            window=[self.window if layer == 2 else None for layer in range(6)],
+            chunk=[CHUNK if layer == VIEW else None for layer in range(6)],
             budget=self.budget,
             share=SHARE,
         )
@@ -61,6 +64,7 @@ class Setting:
                     self.window if layer == 2 else None,
                     self.sink if exact else 0,
                     self.tail if exact else 0,
+                    CHUNK if layer == VIEW else None,
                 )
             )
         return layers
@@ -86,7 +90,7 @@ BANK = {layer: (_bank(layer, 0), _bank(layer, 1)) for layer in OWNED}
 
 def keys_and_values(layer, tokens):
     k, v = BANK[layer]
-    return k[tokens], v[tokens]
+    return k[tokens], None if layer == VIEW else v[tokens]
 
 
 @dataclass(eq=False)
@@ -113,7 +117,7 @@ class Pair:
         self.refusals = 0
         whole = replace(self.setting, budget=None).cache().sequence()
         for layer in OWNED:
-            whole.append(layer, *BANK[layer])
+            whole.append(layer, *keys_and_values(layer, slice(None)))
         self.decoded = {
             (layer, side): np.stack(
                 [(whole.values if side else whole.keys)(layer, h) for h in range(KV_HEADS[layer])]
@@ -196,7 +200,7 @@ class Pair:
         model, layer = both.model, OWNED[number]
         at = model.pages[number].end
         kv = keys_and_values(layer, tokens)
-        kv[side][row, head % KV_HEADS[layer], row % 16] = bad
+        kv[0 if layer == VIEW else side][row, head % KV_HEADS[layer], row % 16] = bad
 
         def grow():
             self._grow(model, number, len(tokens), commit=False)

@@ -162,7 +162,7 @@ class Walk:
         self.pair.match(tokens, self.random.choice([b"", b"", b"a"]))
 
     def attend(self, both):
-        layer = self.random.randrange(4)
+        layer = self.random.randrange(5)
         self.pair.attend(both, layer, self.random.choice([1, 1, 2, 5, 70]))
 
     def drop(self, both):

@@ -37,7 +37,7 @@ def refuses(call, text, error=ShapeError):
 MAKE = [
     ({"layers": 0}, "at least one layer, got 0"),
     ({"budget": 0}, "a budget of at least one byte, got 0"),
-    ({"kv_heads": 0}, "at least one head and 1 to 1024 elements, got 0 of 32 and 32"),
+    ({"kv_heads": 0}, "expected a layer with keys, got none"),
     ({"kv_heads": [1, 1, 1]}, "expected kv_heads of 2 layers, got 3"),
     ({"head_dim": 1025}, "1 to 1024 elements, got 1 of 1025"),
     ({"value_dim": 0}, "1 to 1024 elements, got 1 of 32 and 0"),

@@ -101,7 +101,7 @@ class CacheStates(RuleBasedStateMachine):
 
     @rule(
         both=sequences,
-        layer=st.integers(0, 3),
+        layer=st.integers(0, 4),
         queries=st.sampled_from([1, 1, 2, 7, 65]),
         seed=st.integers(0, 9),
     )

@@ -100,9 +100,39 @@ def test_a_latent_row_is_key_and_value_at_once() -> None:
     keys = {"attention__kv_lora_rank": 32, "attention__key_length": 40,
             "attention__head_count_kv": 1}  # fmt: skip
     new = layers("deepseek2", **keys, attention__key_length_mla=24)
-    assert new[0] == plan.Layer("mla", 1, 40)
+    assert new[0] == plan.Layer("mla", 1, 40, row=40, view=32)
+    chooser = layers(
+        "deepseek2", **keys, attention__key_length_mla=24, attention__indexer__key_length=16
+    )
+    assert chooser[0] == plan.Layer("mla", 1, 56, row=40, view=32)
     # Files from before the short rows were cached have keys and values of every head.
     assert kinds(layers("deepseek2", **keys)) == "full full full full"
+
+
+def test_values_that_are_keys_before_factors() -> None:
+    keys = {"general.architecture": "gemma4", "gemma4.block_count": 2,
+            "gemma4.embedding_length": 64, "gemma4.attention.head_count": 4}  # fmt: skip
+    both = {f"blk.{i}.attn_{name}.weight" for i in range(2) for name in "kv"}
+    own, equal = plan.layers_of(keys, both - {"blk.1.attn_v.weight"})
+    assert (own.row, equal.row, equal.view) == (0, 20, 16)
+    assert (equal.key, equal.value) == (own.key, own.value) == (16, 16)
+
+
+def test_windows_of_mistral_and_gemma2() -> None:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+             "intermediate_size": 96, "vocab_size": 50}  # fmt: skip
+    mistral = {"model_type": "mistral", **sizes}
+    # transformers' default, where the file does not say; null is no window.
+    for said, window in (({}, 4096), ({"sliding_window": 100}, 100)):
+        found = plan.from_config({**mistral, **said}).layers
+        assert [(layer.kind, layer.window) for layer in found] == [("sliding", window)] * 4
+    assert kinds(plan.from_config({**mistral, "sliding_window": None}).layers) == " ".join(
+        ["full"] * 4
+    )
+    gemma2 = plan.from_config({"model_type": "gemma2", **sizes, "head_dim": 32})
+    assert kinds(gemma2.layers) == "sliding full sliding full"
+    assert gemma2.layers[0] == plan.Layer("sliding", 4, 32, 32, 4096)
+    assert not any("norm" in info.name and "q_" in info.name for info in gemma2.tensors)
 
 
 def test_a_window_without_a_pattern_is_counted_in_full_and_said() -> None:

@@ -63,6 +63,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3_moe": sizes("qwen3_moe", **EXPERTS),
     "olmoe": sizes("olmoe", **EXPERTS),
     "phi3": sizes("phi3", rope_scaling={"type": "longrope"}),
+    "gemma2": sizes("gemma2", head_dim=16, sliding_window=100),
     "gemma3_text": sizes("gemma3_text", head_dim=16, sliding_window=100),
     "gemma4_text": sizes(
         "gemma4_text",

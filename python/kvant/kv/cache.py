@@ -15,12 +15,11 @@ from kvant.kv.codecs import RULES, KVSide, Table, codec_number, row_bits, side_o
 from kvant.kv.prefix import PrefixIndex
 from kvant.kv.presets import KVPolicy, preset_of
 from kvant.kv.sequence import KVSequence
-from kvant.kv.spec import LayerShape, spec_of
+from kvant.kv.shapes import PerLayer, block_of, owners_of, shapes_of
+from kvant.kv.spec import spec_of
 from kvant.kv.state import load
 
 __all__ = ["KVCache", "KVStats"]
-
-PerLayer = int | Sequence[int]
 
 
 class KVStats(NamedTuple):
@@ -56,16 +55,22 @@ class KVCache:
     layers
         Their number.
     kv_heads, head_dim
-        Heads of keys and elements of a key; one number, or one for each layer.
+        Heads of keys and elements of a key; one number, or one for each layer. A layer of 0 heads
+        has neither keys nor pages: what it keeps instead is the caller's.
     k, v
-        How keys and values are stored: a codec's name or a `KVSide`.
+        How keys and values are stored: a codec's name or a `KVSide`; q8_0 by default.
     value_dim
         Elements of a value; those of a key by default.
+    value_view
+        Values are the first `value_dim` elements of each key, as it is stored, and take no room of
+        their own (the latent rows of MLA). Such layers have `k` alone, without centers and factors.
     policy
         What is kept better; nothing by default.
     window
         Keys a token sees at most, its own among them; one number or None, or one for each layer.
         What no token will see is let go of.
+    chunk
+        A token sees only keys of its own chunk of so many; as `window`.
     budget
         Bytes that all pages may take; None for no bound.
     share
@@ -104,11 +109,13 @@ class KVCache:
         kv_heads: PerLayer,
         head_dim: PerLayer,
         k: str | KVSide = "q8_0",
-        v: str | KVSide = "q8_0",
+        v: str | KVSide | None = None,
         *,
         value_dim: PerLayer | None = None,
+        value_view: bool | Sequence[bool] = False,
         policy: KVPolicy | None = None,
         window: int | Sequence[int | None] | None = None,
+        chunk: int | Sequence[int | None] | None = None,
         budget: int | None = None,
         share: Mapping[int, int] | None = None,
         calibration: KVCalibration | None = None,
@@ -120,15 +127,21 @@ class KVCache:
         self.policy = policy or KVPolicy()
         self.calibration = calibration
         self.budget = budget
-        self.shapes = _shapes(layers, kv_heads, head_dim, value_dim, window)
-        self.owners = _owners(layers, share or {}, self.shapes)
-        for layer in self.policy.layers:
-            if not 0 <= layer < layers or self.owners[layer] != layer:
-                raise ShapeError(f"[KVCache] expected policies of layers with keys, got {layer}")
-        self.sides = [self._sides(owner, k, v) for owner in self.owners]
+        self.shapes = shapes_of(layers, kv_heads, head_dim, value_dim, value_view, window, chunk)
+        self.owners = owners_of(share or {}, self.shapes)
         # Layers with pages of their own, in order; the native cache knows only those.
-        owned = [layer for layer in range(layers) if self.owners[layer] == layer]
-        self._places = [owned.index(owner) for owner in self.owners]
+        owned = [i for i in range(layers) if self.owners[i] == i and self.shapes[i].kv_heads]
+        if not owned:
+            raise ShapeError("[KVCache] expected a layer with keys, got none")
+        for layer in self.policy.layers:
+            if layer not in owned:
+                raise ShapeError(f"[KVCache] expected policies of layers with keys, got {layer}")
+        self.owned = tuple(owned)
+        views = all(self.shapes[layer].view for layer in owned)
+        given = k if v is None and views else "q8_0" if v is None else v
+        self.sides = [self._sides(owner, k, given, views) for owner in self.owners]
+        places = {layer: place for place, layer in enumerate(owned)}
+        self._places = [places.get(owner, -1) for owner in self.owners]
         self._core = _core.KvCache([self._native(layer) for layer in owned], budget or 0)
         self.fingerprint: str | None = None
         self._kept: list[Any] = []
@@ -140,10 +153,14 @@ class KVCache:
         source: Any,
         preset: str = "balanced",
         *,
+        views: bool = True,
         budget: int | None = None,
         calibration: KVCalibration | None = None,
     ) -> KVCache:
         """A cache for the layers of a model.
+
+        Latent rows (MLA) are one key and its view; what a decoder gives for them is in docs/kv.md.
+        Layers with a recurrent state have no pages: the state is the caller's.
 
         Parameters
         ----------
@@ -153,13 +170,16 @@ class KVCache:
         preset
             `"lossless"`, `"balanced"`, `"compact"` or `"tiny"` (docs/kv.md has what each costs); a
             codec for keys and values, or one for each: `"q8_0/q4_0"`.
+        views
+            Store layers whose values are their keys before factors and rope (Gemma 4) as one row
+            for both (docs/kv.md); else keys and values apart.
         budget, calibration
             As for the class.
 
         Raises
         ------
         ModelError
-            The source describes no model, or one whose layers keep something else.
+            The source describes no model, or one without keys.
         FormatError
             There is no such preset or codec.
 
@@ -169,7 +189,7 @@ class KVCache:
         >>> cache.layers, cache.stats().bits
         (32, 6.5)
         """
-        spec, chosen = spec_of(source), preset_of(preset)
+        spec, chosen = spec_of(source, views), preset_of(preset)
         shapes = spec.shapes
         cache = cls(
             len(shapes),
@@ -178,8 +198,10 @@ class KVCache:
             chosen.k,
             chosen.v,
             value_dim=[shape.value_dim for shape in shapes],
+            value_view=[shape.view for shape in shapes],
             policy=chosen.policy,
             window=[shape.window for shape in shapes],
+            chunk=[shape.chunk for shape in shapes],
             budget=budget,
             share=spec.share,
             calibration=calibration,
@@ -236,9 +258,9 @@ class KVCache:
     def stats(self) -> KVStats:
         """What the cache holds now."""
         bits, numbers = 0.0, 0
-        for layer in sorted(set(self.owners)):
+        for layer in self.owned:
             shape, sides = self.shapes[layer], self.sides[layer]
-            for side, dim in zip(sides, (shape.head_dim, shape.value_dim), strict=True):
+            for side, dim in zip(sides, shape.stored, strict=False):
                 bits += shape.kv_heads * dim * row_bits(side.codec, dim)
                 numbers += shape.kv_heads * dim
         return KVStats(*self._usage(), bits / numbers)
@@ -251,11 +273,25 @@ class KVCache:
         """The number that the native cache knows a layer by."""
         if not 0 <= layer < self.layers:
             raise ShapeError(f"[KVCache] expected a layer below {self.layers}, got {layer}")
-        return self._places[layer]
+        place = self._places[layer]
+        if place < 0:
+            raise ShapeError(f"[KVCache] expected a layer with keys, got {layer}, which has none")
+        return place
 
-    def _sides(self, layer: int, k: str | KVSide, v: str | KVSide) -> tuple[KVSide, KVSide]:
+    def _sides(
+        self, layer: int, k: str | KVSide, v: str | KVSide, views: bool
+    ) -> tuple[KVSide, KVSide]:
+        """Of keys and of values; `views`: no layer has values of its own."""
         own_k, own_v = self.policy.layers.get(layer, (k, v))
         sides = side_of(own_k), side_of(own_v, value=True)
+        if self.shapes[layer].view:
+            # Where other layers have values, v is of those.
+            if sides[0].codec != sides[1].codec and (views or layer in self.policy.layers):
+                raise ShapeError(
+                    f"[KVCache] expected values stored as the keys they are a view of, "
+                    f"{sides[0].codec}, got {sides[1].codec}"
+                )
+            sides = sides[0], sides[0]
         if sides[1].center or sides[1].equalize:
             raise ShapeError("[KVCache] expected values neither centered nor equalized")
         return sides
@@ -270,10 +306,12 @@ class KVCache:
             shape.window or 0,
             exact.sink,
             exact.tail,
+            shape.chunk or 0,
+            shape.view,
         )
 
     def _native_side(self, layer: int, side: KVSide, dim: int) -> _core.KvSide:
-        block = side.rotation(dim)
+        block = block_of(self.shapes[layer], side, dim)
         return _core.KvSide(
             codec_number(side.codec),
             RULES.index(side.scale),
@@ -299,52 +337,3 @@ class KVCache:
                 f"[KVCache] expected {name} {wanted} of layer {layer}, got {table.shape}"
             )
         return table
-
-
-def _each(name: str, value: Any, layers: int) -> list[Any]:
-    if value is None or np.ndim(value) == 0:
-        return [value] * layers
-    if len(value) != layers:
-        raise ShapeError(f"[KVCache] expected {name} of {layers} layers, got {len(value)}")
-    return list(value)
-
-
-def _shapes(
-    layers: int,
-    kv_heads: PerLayer,
-    head_dim: PerLayer,
-    value_dim: PerLayer | None,
-    window: int | Sequence[int | None] | None,
-) -> list[LayerShape]:
-    columns = [
-        _each("kv_heads", kv_heads, layers),
-        _each("head_dim", head_dim, layers),
-        _each("value_dim", head_dim if value_dim is None else value_dim, layers),
-        _each("window", window, layers),
-    ]
-    shapes = []
-    for heads, dim, value, seen in zip(*columns, strict=True):
-        if heads < 1 or not 1 <= dim <= 1024 or not 1 <= value <= 1024:
-            raise ShapeError(
-                "[KVCache] expected at least one head and 1 to 1024 elements, "
-                f"got {heads} of {dim} and {value}"
-            )
-        if seen is not None and seen < 1:
-            raise ShapeError(f"[KVCache] expected a window of at least 1, got {seen}")
-        # Sizes out of a file are NumPy's unsigned numbers, which wrap.
-        reach = None if seen is None else int(seen)
-        shapes.append(LayerShape(int(heads), int(dim), int(value), reach))
-    return shapes
-
-
-def _owners(layers: int, share: Mapping[int, int], shapes: Sequence[LayerShape]) -> list[int]:
-    owners = list(range(layers))
-    for layer, owner in share.items():
-        known = 0 <= layer < layers and 0 <= owner < layers
-        if not known or owner in share or shapes[layer] != shapes[owner]:
-            raise ShapeError(
-                f"[KVCache] expected layer {layer} to share a layer of its shape that has keys of "
-                f"its own, got {owner}"
-            )
-        owners[layer] = owner
-    return owners

@@ -101,7 +101,7 @@ class Changes:
         keep
             Tokens that a head keeps: a number, or below 1 a share of those that it holds.
         layers
-            Which; all without a window by default. Windows let go by themselves.
+            Which; all without a window or chunks by default, which let go by themselves.
         sink, recent
             So many first and last tokens of a head stay in any case, within `keep`.
         shared

@@ -216,7 +216,7 @@ def evict(
         )
     cache = seq.cache
     if layers is None:
-        layers = [n for n in sorted(set(cache.owners)) if cache.shapes[n].window is None]
+        layers = [n for n in cache.owned if cache.shapes[n].sees_all]
     kept: Kept = {}
     held = {}
     for layer in layers:

@@ -75,7 +75,7 @@ class PrefixIndex:
         # The cache holds its index; were it held in turn, memory would wait for the collector.
         self._cache = weakref.ref(cache)
         # Shorter ones may stand in for longer ones that hold all their pages.
-        self._plain = not cache.policy.tail and all(s.window is None for s in cache.shapes)
+        self._plain = not cache.policy.tail and all(s.sees_all for s in cache.shapes)
         self._prefixes: dict[_Prefix, None] = {}  # the least recently used first
         self._pages: dict[bytes, list[_Prefix]] = {}
         self._lock = RLock()

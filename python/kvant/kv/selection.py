@@ -84,7 +84,7 @@ def _check_range(function: str, seq: KVSequence, start: int, stop: int) -> None:
 
 def _heads(seq: KVSequence) -> list[tuple[int, int]]:
     shapes = seq.cache.shapes
-    layers = sorted(set(seq.cache.owners))
+    layers = seq.cache.owned
     return [(layer, head) for layer in layers for head in range(shapes[layer].kv_heads)]
 
 

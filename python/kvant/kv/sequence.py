@@ -59,7 +59,7 @@ class KVSequence(Changes):
         """Tokens that one head holds: those of its layer less what was evicted."""
         return self._core.held(self.cache.place(layer), self._head("held", layer, head))
 
-    def append(self, layer: int, k: Any, v: Any, *, threads: int | None = None) -> None:
+    def append(self, layer: int, k: Any, v: Any = None, *, threads: int | None = None) -> None:
         """Add keys and values of the next tokens to a layer.
 
         Parameters
@@ -67,7 +67,8 @@ class KVSequence(Changes):
         layer
             Which one; it has keys of its own.
         k, v
-            f32, f16 or bf16 [T, kv_heads, head_dim] and [T, kv_heads, value_dim].
+            f32, f16 or bf16 [T, kv_heads, head_dim] and [T, kv_heads, value_dim]; no v where values
+            are a view of keys.
         threads
             At most this many; the set number by default.
 
@@ -82,15 +83,17 @@ class KVSequence(Changes):
         cache = self.cache
         place, shape = self._own("append", layer), cache.shapes[layer]
         k, k_type = _heads("append", "keys", k, shape.kv_heads, shape.head_dim)
-        v, v_type = _heads("append", "values", v, shape.kv_heads, shape.value_dim)
-        if len(v) != len(k):
-            raise ShapeError(f"[append] expected {len(k)} values as of keys, got {len(v)}")
+        v_type = 0
+        if self._has_values("append", layer, v):
+            v, v_type = _heads("append", "values", v, shape.kv_heads, shape.value_dim)
+            if len(v) != len(k):
+                raise ShapeError(f"[append] expected {len(k)} values as of keys, got {len(v)}")
         bad = self._grow(
             lambda: _core.kv_append(self._core, place, k, k_type, v, v_type, threads or 0)
         )
         if bad >= 0:
             token, head = divmod(bad, shape.kv_heads)
-            codecs = "/".join(side.codec for side in cache.sides[layer])
+            codecs = "/".join(side.codec for side in cache.sides[layer][: len(shape.stored)])
             raise ShapeError(
                 f"[append] expected finite numbers in reach of {codecs}, got one that is not at "
                 f"position {self.layer_length(layer) + token} (token {token}, head {head})"
@@ -160,8 +163,10 @@ class KVSequence(Changes):
                 f"[attend] expected q [T, a multiple of {shape.kv_heads}, {shape.head_dim}], "
                 f"got {q.shape}"
             )
-        if not causal and shape.window is not None:
-            raise ShapeError("[attend] expected causal attention in a layer with a window")
+        if not causal and not shape.sees_all:
+            raise ShapeError(
+                "[attend] expected causal attention in a layer with a window or chunks"
+            )
         if sinks is not None:
             sinks = f32_vector("attend", "sinks", sinks, q.shape[1])
         wanted = (*q.shape[:2], shape.value_dim)
@@ -221,10 +226,11 @@ class KVSequence(Changes):
         """Values of one head as they are stored, decoded: f32 [T, value_dim]. As for `keys`."""
         return self._decode(layer, 1, head, start, stop)
 
-    def to_ggml(self, layer: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def to_ggml(self, layer: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Rows of all keys and values as they are stored: uint8 [T, kv_heads, row bytes] each.
 
         Blocks are those of ggml where the codec is one of its formats, made of transformed rows.
+        Values that are a view of keys have no rows: None.
 
         Raises
         ------
@@ -239,15 +245,17 @@ class KVSequence(Changes):
                 f"[to_ggml] expected heads with as many tokens each, got {sorted(lengths)}"
             )
         rows = []
-        for side, dim in enumerate((shape.head_dim, shape.value_dim)):
+        for side, dim in enumerate(shape.stored):
             codec = _number(self.cache, layer, side)
             out = np.empty((shape.kv_heads, length, _core.kv_row_bytes(codec, dim)), np.uint8)
             for head in range(shape.kv_heads):
                 self._core.read(place, side, head, first, out[head])
             rows.append(np.ascontiguousarray(out.swapaxes(0, 1)))
-        return rows[0], rows[1]
+        return rows[0], None if shape.view else rows[1]
 
-    def from_ggml(self, layer: int, k: NDArray[np.uint8], v: NDArray[np.uint8]) -> None:
+    def from_ggml(
+        self, layer: int, k: NDArray[np.uint8], v: NDArray[np.uint8] | None = None
+    ) -> None:
         """Append rows as `to_ggml` gives them.
 
         Raises
@@ -258,7 +266,9 @@ class KVSequence(Changes):
             The budget has no room.
         """
         place, shape = self._own("from_ggml", layer), self.cache.shapes[layer]
-        for name, side, rows, dim in (("k", 0, k, shape.head_dim), ("v", 1, v, shape.value_dim)):
+        self._has_values("from_ggml", layer, v)
+        given = [np.ascontiguousarray(rows) for rows in (k, v) if rows is not None]
+        for side, (rows, dim) in enumerate(zip(given, shape.stored, strict=True)):
             wanted = (
                 len(k),
                 shape.kv_heads,
@@ -266,10 +276,11 @@ class KVSequence(Changes):
             )
             if rows.dtype != np.uint8 or rows.shape != wanted:
                 raise ShapeError(
-                    f"[from_ggml] expected {name} uint8 {wanted}, got {rows.dtype} {rows.shape}"
+                    f"[from_ggml] expected {'kv'[side]} uint8 {wanted}, "
+                    f"got {rows.dtype} {rows.shape}"
                 )
-        k, v = np.ascontiguousarray(k), np.ascontiguousarray(v)
-        self._grow(lambda: self._core.write(place, k, v))
+        values = None if shape.view else given[1]
+        self._grow(lambda: self._core.write(place, given[0], values))
 
     def _own(self, function: str, layer: int) -> int:
         """The place of a layer that has keys of its own."""
@@ -286,6 +297,15 @@ class KVSequence(Changes):
         if not 0 <= head < heads:
             raise ShapeError(f"[{function}] expected a head below {heads}, got {head}")
         return head
+    def _has_values(self, function: str, layer: int, v: Any) -> bool:
+        """Whether the layer has values of its own, which are given then and only then."""
+        view = self.cache.shapes[layer].view
+        if view == (v is None):
+            return not view
+        how = "no values, which are a view of the keys" if view else "values"
+        raise ShapeError(
+            f"[{function}] expected {how} in layer {layer}, got {'some' if view else v}"
+        )
 
     def _grow(self, call: Callable[[], T]) -> T:
         """What the call gives, with published prefixes let go of where they take the room."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from kvant.errors import ShapeError, StateError
 from kvant.gguf.replace import replacing
+from kvant.kv.shapes import block_of
 
 if TYPE_CHECKING:
     from kvant.kv.cache import KVCache
@@ -37,11 +38,11 @@ _MOST_HEADER = 1 << 28
 def describe(cache: KVCache) -> list[dict[str, Any]]:
     """What decides the bytes of a cache's pages, layer by layer."""
     layers = []
-    for layer in sorted(set(cache.owners)):
+    for layer in cache.owned:
         shape, sides = cache.shapes[layer], cache.sides[layer]
         described: dict[str, Any] = {"layer": layer, **shape._asdict()}
-        for name, side, dim in zip("kv", sides, (shape.head_dim, shape.value_dim), strict=True):
-            block = side.rotation(dim)
+        for name, side, dim in zip("kv", sides, shape.stored, strict=False):
+            block = block_of(shape, side, dim)
             described[name] = {
                 "codec": side.codec,
                 "rotate": block,
@@ -73,7 +74,7 @@ def save(seq: KVSequence, path: str | os.PathLike[str], tokens: Any = None) -> N
     parts: list[dict[str, Any]] = []
     states: list[bytes] = []
     offset = 0
-    for layer in sorted(set(cache.owners)):
+    for layer in cache.owned:
         for head in range(cache.shapes[layer].kv_heads):
             state = seq._core.save(cache.place(layer), head)
             parts.append(
@@ -127,7 +128,7 @@ def load(cache: KVCache, path: str | os.PathLike[str], in_place: bool = False) -
             seq._grow(partial(seq._core.load, cache.place(place[0]), place[1], state, in_place))
         except ShapeError as error:
             raise StateError(f"{error} in {path}") from error
-    heads = sum(cache.shapes[layer].kv_heads for layer in set(cache.owners))
+    heads = sum(cache.shapes[layer].kv_heads for layer in cache.owned)
     if len(seen) != heads or seq.length != header["length"]:
         raise StateError(f"[load] expected {heads} heads of {header['length']} tokens in {path}")
     if in_place:
@@ -145,8 +146,7 @@ def _are_ids(tokens: Any) -> bool:
 
 
 def _owned(cache: KVCache, layer: int, head: int) -> bool:
-    known = 0 <= layer < cache.layers and cache.owners[layer] == layer
-    return known and 0 <= head < cache.shapes[layer].kv_heads
+    return layer in cache.owned and 0 <= head < cache.shapes[layer].kv_heads
 
 
 def _header(data: NDArray[np.uint8], path: Any) -> tuple[dict[str, Any], int]:

@@ -19,7 +19,7 @@ Array = NDArray[np.float32]
 def attention(
     q: Any,
     k: Any,
-    v: Any,
+    v: Any = None,
     scale: float | None = None,
     causal: bool = True,
     window: int | None = None,
@@ -27,6 +27,8 @@ def attention(
     softcap: float = 0.0,
     lse: bool = False,
     *,
+    value_dim: int | None = None,
+    chunk: int | None = None,
     threads: int | None = None,
 ) -> Any:
     """Softmax attention in f32; query head h reads key head h * kv_heads // heads.
@@ -37,6 +39,7 @@ def attention(
         f32 [T, heads, head_dim], of the last T of S tokens where attention is causal.
     k, v
         f32, f16 or bf16 [S, kv_heads, head_dim] and [S, kv_heads, value_dim], read as they are.
+        Without v the first `value_dim` elements of each key are its value.
     scale
         Of the scores; head_dim ** -0.5 by default.
     causal
@@ -49,6 +52,10 @@ def attention(
         Scores become cap * tanh(score / cap); 0 for none.
     lse
         Return the logarithm of the sum of all exp(score), too.
+    value_dim
+        Elements of a value, all of a key by default; goes without v.
+    chunk
+        A token sees keys of its own chunk of so many only.
     threads
         At most this many; the set number by default.
 
@@ -70,7 +77,10 @@ def attention(
     >>> attention(x, x, v)[:, 0, 0].tolist()
     [1.0, 2.0]
     """
-    k, v = np.asarray(k), np.asarray(v)
+    view, k = v is None, np.asarray(k)
+    if not view and value_dim is not None:
+        raise ShapeError(f"[attention] expected value_dim without v, got {value_dim} with v")
+    v = k if view else np.asarray(v)
     if k.ndim != 3 or v.ndim != 3 or k.shape[:2] != v.shape[:2] or not k.shape[1]:
         raise ShapeError(
             f"[attention] expected k [S, heads, D] and v [S, heads, E], got {k.shape} and {v.shape}"
@@ -79,10 +89,18 @@ def attention(
     if None in names:
         raise ShapeError(f"[attention] expected f32, f16 or bf16, got {k.dtype} and {v.dtype}")
     cache = KVCache(
-        1, k.shape[1], k.shape[2], str(names[0]), str(names[1]), value_dim=v.shape[2], window=window
+        1,
+        k.shape[1],
+        k.shape[2],
+        str(names[0]),
+        str(names[1]),
+        value_dim=v.shape[2] if value_dim is None else value_dim,
+        value_view=view,
+        window=window,
+        chunk=chunk,
     )
     seq = cache.sequence()
-    seq.append(0, k, v, threads=threads)
+    seq.append(0, k, None if view else v, threads=threads)
     return seq.attend(0, q, scale, causal, lse, softcap=softcap, sinks=sinks, threads=threads)
 
 

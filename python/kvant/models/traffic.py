@@ -30,7 +30,6 @@ def cache_bytes_per_token(cache: KVCache, position: int) -> int:
     total = 0.0
     for shape, sides in zip(cache.shapes, cache.sides, strict=True):
         seen = min(position + 1, shape.window or position + 1)
-        bits = sides[0].bits(shape.head_dim) * shape.head_dim
-        bits += sides[1].bits(shape.value_dim) * shape.value_dim
+        bits = sum(side.bits(dim) * dim for side, dim in zip(sides, shape.stored, strict=False))
         total += seen * shape.kv_heads * bits / 8
     return int(total)

@@ -153,7 +153,7 @@ FAMILIES: tuple[Family, ...] = (
         "phi3", 40, 5120, 17920, 40, 10, 100352, 16384)),
     Family(("Mistral Small", "Mistral Small 3.2 24B"),
         "config.json of mistralai/Mistral-Small-3.1-24B-Instruct-2503", _sizes(
-        "mistral", 40, 5120, 32768, 32, 8, 131072, 131072, head_dim=128)),
+        "mistral", 40, 5120, 32768, 32, 8, 131072, 131072, head_dim=128, sliding_window=None)),
 )  # fmt: skip
 """The table, by maker and size."""
 

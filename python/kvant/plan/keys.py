@@ -37,6 +37,10 @@ class Keys:
         """Whether the key is there and not null."""
         return self._values.get(self._prefix + key) is not None
 
+    def names(self, key: str) -> bool:
+        """Whether the key is there, be it null."""
+        return self._prefix + key in self._values
+
     def is_list(self, key: str) -> bool:
         """Whether the value is a list."""
         value = self.get(key)

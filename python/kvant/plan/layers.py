@@ -6,7 +6,7 @@ as they do in llama.cpp's source.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +35,9 @@ class Layer:
         Tokens, of `sliding` and `chunked`, and of what `shared` reads.
     state
         f32 elements for each sequence, of `recurrent`.
+    row, view
+        Where one row of `row` elements can be key and value at once, the value being its first
+        `view`: of `mla`, and of layers whose values are their keys before factors and rope. Else 0.
     """
 
     kind: Kind
@@ -43,11 +46,15 @@ class Layer:
     value: int = 0
     window: int = 0
     state: int = 0
+    row: int = 0
+    view: int = 0
 
 
-# Of so many layers the last sees everything, the others a window.
-_PERIODS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "llama4": 4, "cohere2": 4}
+# Of so many layers the last sees everything, the others a window where there is one; 0: none does.
+_PERIODS = {"llama": 0, "gemma2": 2, "gemma3": 6, "gpt-oss": 2, "llama4": 4, "cohere2": 4}
 _CHUNK = 8192  # llama4, whose files may not say it
+# Of keys that are values times factors, the share of elements that rope turns, as one of so many.
+_TURNED = {"gemma4": 4}
 # Of so many layers the last has attention, the others a recurrent state.
 _RECURRENT_PERIODS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 # Layers with attention and a state side by side, which no key tells.
@@ -63,8 +70,15 @@ def trunk_layers(keys: Keys) -> int:
     return total - ahead
 
 
-def layers_of(metadata: Mapping[str, Any]) -> tuple[Layer, ...]:
+def layers_of(metadata: Mapping[str, Any], tensors: Collection[str] = ()) -> tuple[Layer, ...]:
     """The layers of a model, first to last.
+
+    Parameters
+    ----------
+    metadata : mapping
+        GGUF keys.
+    tensors : collection of str
+        Names: layers with keys and without values of their own take the keys for both.
 
     Raises
     ------
@@ -75,7 +89,7 @@ def layers_of(metadata: Mapping[str, Any]) -> tuple[Layer, ...]:
     ...     "general.architecture": "llama", "llama.block_count": 1,
     ...     "llama.embedding_length": 64, "llama.attention.head_count": 4,
     ... })
-    (Layer(kind='full', heads=4, key=16, value=16, window=0, state=0),)
+    (Layer(kind='full', heads=4, key=16, value=16, window=0, state=0, row=0, view=0),)
     """
     arch = str(metadata.get("general.architecture", ""))
     if arch in _BOTH_AT_ONCE:
@@ -108,10 +122,19 @@ def layers_of(metadata: Mapping[str, Any]) -> tuple[Layer, ...]:
         elif narrow[index]:
             found.append(Layer(kind, heads[index], window_key, window_value, window))
         elif latent:
-            found.append(Layer("mla", heads[index], key + chooser))
+            view = keys.size("attention.kv_lora_rank", most=key)
+            found.append(Layer("mla", heads[index], key + chooser, row=key, view=view))
+        elif arch in _TURNED and _keys_serve(index, tensors):
+            row = key + key // _TURNED[arch]
+            found.append(Layer("full", heads[index], key, value, row=row, view=key))
         else:
             found.append(Layer("full", heads[index], key, value))
     return tuple(found)
+
+
+def _keys_serve(index: int, tensors: Collection[str]) -> bool:
+    key, value = (f"blk.{index}.attn_{name}.weight" for name in "kv")
+    return key in tensors and value not in tensors
 
 
 def notes_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
@@ -141,8 +164,8 @@ def _windows(keys: Keys, arch: str, total: int) -> tuple[tuple[bool, ...], int]:
         return keys.flags(pattern, total), window
     if not keys.has(pattern) and arch not in _PERIODS:
         return nothing, 0
-    period = keys.size(pattern, _PERIODS.get(arch))
-    return tuple((index + 1) % period != 0 for index in range(total)), window
+    period = keys.count(pattern, _PERIODS.get(arch, 0))
+    return tuple(not period or (index + 1) % period != 0 for index in range(total)), window
 
 
 def _recurrent(

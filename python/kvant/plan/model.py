@@ -105,7 +105,7 @@ def from_gguf(file: gguf.GGUFFile) -> Model:
         source=", ".join(path.name for path in file.paths[:1]) or "in memory",
         metadata=metadata,
         tensors=tuple(TensorInfo(i.name, tuple(i.shape), i.type.name) for i in infos),
-        layers=layers_of(metadata),
+        layers=layers_of(metadata, {info.name for info in infos}),
         alignment=file.alignment,
         file_bytes=sum(path.stat().st_size for path in file.paths),
         notes=notes_of(metadata),

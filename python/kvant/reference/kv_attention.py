@@ -30,14 +30,16 @@ _CENTERS = {"q4_1": 8, "q5_1": 16}
 def kv_attention(
     q: F32,
     k: F32,
-    v: F32,
+    v: F32 | None,
     scale: float,
     *,
+    value_dim: int = 0,
     k_codec: str = "f16",
     v_codec: str = "f16",
     k_rule: str = "nc",
     v_rule: str = "unb",
     window: int | None = None,
+    chunk: int | None = None,
     causal: bool = True,
     sinks: F32 | None = None,
     softcap: float = 0.0,
@@ -56,7 +58,8 @@ def kv_attention(
     q
         f32 [T, H, D].
     k, v
-        f32 [S, G, D] and [S, G, E], finite.
+        f32 [S, G, D] and [S, G, E], finite; v None for values that are the first `value_dim` = E
+        elements of each key, as `k_codec` and `k_rule` make it: scales are those of all of the key.
     scale
         Of the scores.
     k_codec, v_codec
@@ -65,6 +68,8 @@ def kv_attention(
         How lm4, lm3 and lm2 choose their scales.
     window
         Keys a token sees at most, its own among them.
+    chunk
+        A token sees keys of its own chunk of so many only.
     causal
         Whether a token sees the keys up to its own position, or all of them.
     sinks
@@ -103,12 +108,16 @@ def kv_attention(
     >>> kv_attention(one, one, v, 1.0, k_codec="q8_0", v_codec="q8_0")[:, 0, 0].round(2).tolist()
     [1.0, 2.0]
     """
-    if window is not None and not causal:
-        raise ValueError(f"[kv_attention] expected no window without causality, got {window}")
-    seen, groups, width = v.shape
+    if not causal and (window is not None or chunk is not None):
+        raise ValueError("[kv_attention] expected neither window nor chunk without causality")
+    if v is None:
+        v_codec, v_rule = k_codec, k_rule
+    seen, groups, width = (*k.shape[:2], value_dim) if v is None else v.shape
     places = seen - len(q) + np.arange(len(q)) if positions is None else np.asarray(positions)
     end = places + 1 if causal else np.full(len(q), seen)
     begin = np.zeros_like(end) if window is None else np.maximum(0, end - window)
+    if chunk is not None:
+        begin = np.maximum(begin, (end - 1) // chunk * chunk)
     token = np.arange(-(-seen // PAGE_TOKENS) * PAGE_TOKENS)
     near = token < sink
     near = near | ((token >= end[:, None] - tail) & (token >= exact_from))
@@ -116,7 +125,8 @@ def kv_attention(
     halves = seen if tail else min(sink, seen)
 
     def prepare(group: int, own: Index, rows: F32) -> tuple[F32, Mix]:
-        keys, values = k[:, group], v[:, group]
+        keys = k[:, group]
+        values = keys[:, :width] if v is None else v[:, group]
         close = np.repeat(near, len(own), axis=0)
         scores = _products(rows, keys, k_codec, k_rule, exact)
         if k_codec not in FLOATS and halves:
@@ -129,12 +139,18 @@ def kv_attention(
             scores = cap_scores(scores * np.float32(scale), softcap)
         if v_codec in FLOATS:
             return scores, mix_floats(rounded(v_codec, values))
-        coded = encode(v_codec, values, v_rule)
+        coded = encode(v_codec, keys if v is None else values, v_rule)
+        coded = _first_blocks(coded, -(-width // BLOCK))
         body = mix_floats(decode(coded, width)) if exact else mix_codes(centered(v_codec, coded))
         return scores, _with_exact(body, mix_floats(rounded("f16", values[:halves])), close)
 
     out, sums = attend_heads(q, groups, width, begin, end, sinks, prepare)
     return (out, sums) if lse else out
+
+
+def _first_blocks(coded: Coded, blocks: int) -> Coded:
+    low = None if coded.minimum is None else coded.minimum[:, :blocks]
+    return Coded(coded.codes[:, : blocks * BLOCK], coded.scale[:, :blocks], low)
 
 
 def _products(q: F32, k: F32, codec: str, rule: str, exact: bool) -> F32:

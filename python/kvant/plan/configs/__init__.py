@@ -17,7 +17,7 @@ __all__ = ["MODEL_TYPES", "from_config"]
 
 MODEL_TYPES: Mapping[str, Callable[[Keys], Found]] = {
     "llama": decoders.llama,
-    "mistral": decoders.llama,
+    "mistral": decoders.mistral,
     "ministral3": decoders.llama,
     "mixtral": decoders.llama,
     "qwen2": decoders.qwen2,
@@ -25,6 +25,7 @@ MODEL_TYPES: Mapping[str, Callable[[Keys], Found]] = {
     "qwen3_moe": decoders.qwen3moe,
     "olmoe": decoders.olmoe,
     "phi3": decoders.phi3,
+    "gemma2": gemma.gemma2,
     "gemma3_text": gemma.gemma3,
     "gemma4_text": gemma.gemma4,
     "gemma4_unified_text": gemma.gemma4,
@@ -85,4 +86,4 @@ def from_config(config: Mapping[str, Any], name: str = "model", source: str = ""
     if elements > _MOST_ELEMENTS:
         raise ModelError(f"[plan] expected a model below 2^60 weights, got {elements}")
     return Model(name, source or f"config of {kind}", metadata, tuple(tensors.found),
-                 layers_of(metadata))  # fmt: skip
+                 layers_of(metadata, {info.name for info in tensors.found}))  # fmt: skip

@@ -8,11 +8,11 @@ from __future__ import annotations
 from kvant.plan.configs.common import Found, Sizes, Tensors, metadata_of, sizes_of
 from kvant.plan.keys import Keys
 
-__all__ = ["llama", "olmoe", "phi3", "qwen2", "qwen3", "qwen3moe"]
+__all__ = ["llama", "mistral", "olmoe", "phi3", "qwen2", "qwen3", "qwen3moe"]
 
 
 def llama(config: Keys) -> Found:
-    """Llama and Mistral, and with experts Mixtral."""
+    """Llama, and with experts Mixtral."""
     s, t = sizes_of(config), Tensors()
     experts = config.count("num_local_experts")
     t.ends(s.vocabulary, s.width, s.tied)
@@ -23,6 +23,14 @@ def llama(config: Keys) -> Found:
         _attention(t, s)
         _feed_forward(t, s, experts, s.inner)
     return _metadata("llama", config, s, experts), t
+
+
+def mistral(config: Keys) -> Found:
+    """Mistral: llama with a window in every layer, unless the file says null."""
+    metadata, t = llama(config)
+    if config.has("sliding_window") or not config.names("sliding_window"):
+        metadata["llama.attention.sliding_window"] = config.size("sliding_window", 4096)
+    return metadata, t
 
 
 def qwen2(config: Keys) -> Found:

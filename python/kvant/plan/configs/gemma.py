@@ -1,4 +1,4 @@
-"""Gemma 3 and 4: windows; in Gemma 4 two sizes of heads, shared caches, per-layer embeddings."""
+"""Gemma 2 to 4: windows; in Gemma 4 two sizes of heads, shared caches, per-layer embeddings."""
 
 from __future__ import annotations
 
@@ -16,10 +16,27 @@ from kvant.plan.configs.common import (
 )
 from kvant.plan.keys import Keys
 
-__all__ = ["gemma3", "gemma4"]
+__all__ = ["gemma2", "gemma3", "gemma4"]
 
 _VOCABULARY = 262144  # the converter drops rows of the embedding that are no tokens
 _PERIOD = 6
+
+
+def gemma2(config: Keys) -> Found:
+    """Gemma 2: a window in every other layer, scores and logits capped."""
+    s, t = sizes_of(config, tied=True, head=256), Tensors()
+    check_types(config, s.layers, (SLIDING, FULL))
+    t.ends(s.vocabulary, s.width, s.tied)
+    for index in range(s.layers):
+        t.layer(index)
+        t.norm("attn_norm", s.width)
+        _attention(t, s, norms=False)
+        t.norm("ffn_norm", s.width)
+        t.network(s.width, s.inner)
+        t.norm("post_ffw_norm", s.width)
+    return metadata_of(
+        "gemma2", s, attention__sliding_window=config.size("sliding_window", 4096)
+    ), t
 
 
 def gemma3(config: Keys) -> Found:
@@ -113,11 +130,15 @@ def _narrow(config: Keys, layers: int) -> tuple[bool, ...]:
     return (*found[:-1], False)
 
 
-def _attention(t: Tensors, s: Sizes, *, keys: bool = True, values: bool = True) -> None:
+def _attention(
+    t: Tensors, s: Sizes, *, keys: bool = True, values: bool = True, norms: bool = True
+) -> None:
     t.matrix("attn_q", s.heads * s.head, s.width)
-    t.norm("attn_q_norm", s.head)
+    if norms:
+        t.norm("attn_q_norm", s.head)
     if keys:
         t.matrix("attn_k", s.kv_heads * s.head, s.width)
+    if keys and norms:
         t.norm("attn_k_norm", s.head)
     if keys and values:
         t.matrix("attn_v", s.kv_heads * s.head, s.width)
