@@ -168,7 +168,10 @@ KVANT_INLINE Seen seen_of(const AttendJob& job, int64_t end, int64_t page) {
   const int64_t at = page * kPageTokens;
   Seen seen = {in_page(end - job.window - at), in_page(end - at), 0, kPageTokens};
   if (job.sink > 0) seen.low = in_page(job.sink - at);
-  if (job.tail > 0 && page >= job.first_exact) seen.high = in_page(end - job.tail - at);
+  if (job.near() && page >= job.first_exact) {
+    const int64_t full = end - end % job.key_group, tail = end - job.tail;
+    seen.high = in_page((tail < full ? tail : full) - at);
+  }
   if (seen.low > seen.end) seen.low = seen.end;
   if (seen.high < seen.low) seen.high = seen.low;
   return seen;
@@ -368,7 +371,7 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
       step.value_codes = value_codes;
     }
     if (page * kPageTokens < job.sink) step.sink = job.sinks[page];
-    if (job.tail > 0 && page >= job.first_exact) step.exact = job.exact[page - job.first_exact];
+    if (job.near() && page >= job.first_exact) step.exact = job.exact[page - job.first_exact];
     for (int row = from / group * group; row < to; row += group) {
       step.run(row, job.rows - row < group ? job.rows - row : group, weights);
     }

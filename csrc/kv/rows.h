@@ -25,10 +25,16 @@ class KvCoder {
   bool put(int64_t r, int64_t rows, uint8_t* side, int token) const;
   bool put_exact(int64_t r, int64_t rows, uint8_t* side, int token) const;
 
+  // Of keys coded by channel: the groups that are full once there are tokens up to the place `end` of a page, where there
+  // were tokens up to `begin` before, from the page of halves beside.
+  void put_groups(const uint8_t* exact, uint8_t* side, int begin, int end) const;
+
   void take(const uint8_t* side, int token, int64_t rows);
   void write(int64_t rows, uint8_t* bytes) const;
   // Floats of what was taken, as they were coded.
   void decode(int64_t rows);
+  // Halves, in the place of floats of rows r and on.
+  void take_exact(const uint8_t* side, int token, int64_t r, int64_t rows);
   void untransform(int head, int64_t rows);
 
   float* floats() { return x_; }
@@ -38,7 +44,9 @@ class KvCoder {
   void copy(const KvInput& in, int head, int64_t token, float* to) const;
   void rotate(const float* from, int64_t stride, int64_t rows, float* to, bool inverse) const;
   bool refused(int64_t r) const;
-  bool quantized() const { return layer_.info(side_).quantized; }
+  bool by_channel() const { return side_ == 0 && layer_.key_group() > 1; }
+  // Whether each row has codes and scales of its own.
+  bool coded() const { return layer_.info(side_).quantized && !by_channel(); }
   const KvCodecKernels& codec() const { return kernels_.attend->codec[int(layer_.codec[side_])]; }
   int blocks() const { return width_ / kKvBlock; }
   KvRows from(int64_t r) const {
