@@ -261,7 +261,8 @@ def encode_channels(codec: str, keys: F32) -> ByChannel:
             f"[encode_channels] expected one of {', '.join(BY_CHANNEL)} and whole groups of "
             f"{KEY_GROUP} keys, got {codec!r} and {len(keys)}"
         )
-    groups = filled(rounded("f16", keys)).reshape(len(keys) // KEY_GROUP, KEY_GROUP, -1)
+    halves = filled(rounded("f16", keys))
+    groups = halves.reshape(len(keys) // KEY_GROUP, KEY_GROUP, halves.shape[1])
     coded = encode(codec, np.ascontiguousarray(groups.swapaxes(1, 2)))
     assert coded.minimum is not None
     codes = coded.codes.swapaxes(1, 2).reshape(len(keys), groups.shape[2])
