@@ -30,36 +30,36 @@ struct ChannelScales {
   }
 };
 
-// Channels of a page of halves lie token by token, as blocks of the format want them.
+// A lane is a channel, so that a row of codes comes out for each token.
 template <class V, class C>
 void code_keys(const uint8_t* halves, int token, int dim, uint8_t* side) noexcept {
   constexpr int kGroup = C::kKeyGroup, kBytes = KvPlanes<C>::kBytes;
   static_assert(kGroup == kKvBlock && kGroup % kTileTokens == 0);
-  const int blocks = kv_blocks(dim);
+  const int blocks = kv_blocks(dim), group = token / kGroup;
   const ChannelScales<C> place(side, blocks);
   const auto* from = reinterpret_cast<const uint16_t*>(halves) + token;
   for (int b = 0; b < blocks; ++b) {
-    alignas(64) float x[kKvBlock * kGroup];
-    for (int c = 0; c < kKvBlock; ++c) {
-      const int d = kKvBlock * b + c;
-      for (int t = 0; t < kGroup; t += V::kLanes) {
-        V::store(x + c * kGroup + t, d < dim ? V::load_f16(from + d * kPageTokens + t) : V::splat(0.0f));
-      }
-    }
-    uint8_t coded[kKvBlock * C::kBlockBytes];
-    encode_run<V, typename C::Format, false>({x, kGroup, nullptr, coded, C::kBlockBytes, kKvBlock, kGroup});
     alignas(64) uint8_t codes[kGroup][kKvBlock];
-    for (int c = 0; c < kKvBlock; ++c) {
-      const uint8_t* block = coded + c * C::kBlockBytes;
-      *place.scale(token / kGroup, kKvBlock * b + c) = load_u16(block);
-      *place.min(token / kGroup, kKvBlock * b + c) = load_u16(block + 2);
-      uint8_t own[kGroup];
-      C::read(block, own);
-      for (int t = 0; t < kGroup; ++t) codes[t][c] = own[t];
+    for (int first = 0; first < kKvBlock; first += V::kLanes) {
+      alignas(64) float rows[V::kLanes * kGroup], x[kGroup * V::kLanes];
+      for (int l = 0; l < V::kLanes; ++l) {
+        const int d = kKvBlock * b + first + l;
+        for (int t = 0; t < kGroup; t += V::kLanes) {
+          V::store(rows + l * kGroup + t, d < dim ? V::load_f16(from + d * kPageTokens + t) : V::splat(0.0f));
+        }
+      }
+      transpose_blocks<V, kGroup>(rows, x);
+      typename V::F min;
+      const auto put = [&](int k, auto... code) KVANT_LAMBDA {
+        int t = 4 * k;
+        (V::store_bytes(codes[t++] + first, code), ...);
+      };
+      const auto scale = legacy_affine<V, (1 << C::kBits) - 1, true>(x, min, put);
+      V::store_f16(place.scale(group, kKvBlock * b + first), scale);
+      V::store_f16(place.min(group, kKvBlock * b + first), min);
     }
-    for (int t = 0; t < kGroup; ++t) {
-      const int tile = (token + t) / kTileTokens;
-      KeyPlace<C>::put(codes[t], side + (int64_t(tile) * blocks + b) * kBytes, (token + t) % kTileTokens);
+    for (int t = token; t < token + kGroup; ++t) {
+      KeyPlace<C>::put(codes[t - token], side + (int64_t(t / kTileTokens) * blocks + b) * kBytes, t % kTileTokens);
     }
   }
 }
