@@ -26,7 +26,7 @@ def pages_of(tokens):
 
 @dataclass(frozen=True)
 class ModelLayer:
-    """Heads, bytes of a page and of one of exact tokens, and what is kept."""
+    """Heads, bytes of a page and of one of exact tokens, what is kept, and tokens coded at once."""
 
     heads: int
     page_bytes: int
@@ -34,6 +34,17 @@ class ModelLayer:
     window: int | None = None
     sink: int = 0
     tail: int = 0
+    group: int = 1
+
+    @property
+    def near(self):
+        """Whether pages of exact tokens are kept."""
+        return self.tail > 0 or self.group > 1
+
+    @property
+    def reach(self):
+        """Tokens before its own that one may see exactly."""
+        return max(self.tail, self.group - 1)
 
 
 class Pool:
@@ -73,6 +84,8 @@ class Pages:
     first_exact: int = 0
     exact: list[int] = field(default_factory=list)
     sinks: list[int] = field(default_factory=list)
+    # Groups that opened again after their exact tokens were gone.
+    reopened: list[int] = field(default_factory=list)
 
     def copy(self):
         return Pages(
@@ -82,6 +95,7 @@ class Pages:
             self.first_exact,
             self.exact[:],
             self.sinks[:],
+            self.reopened[:],
         )
 
 
@@ -116,9 +130,22 @@ class ModelSequence:
                 raise RefusedError
             if length and layer.window and max(length + 1 - layer.window, 0) < own.first * PAGE:
                 raise RefusedError
-        for layer, own in zip(self.layers, self.pages, strict=True):
+        opened = [self._opens(*each, length) for each in zip(self.layers, self.pages, strict=True)]
+        need = 0
+        for layer, own, opens in zip(self.layers, self.pages, opened, strict=True):
+            if opens and not self._spare(own):
+                need += layer.exact_bytes * layer.heads
+        if need and not self.pool.fits(need):
+            raise FullError
+        for layer, own, opens in zip(self.layers, self.pages, opened, strict=True):
             last = pages_of(length)
+            own.reopened = [group for group in own.reopened if group // PAGE * PAGE < length]
             self._cut(own.body, last - own.first)
+            if opens:
+                self._cut(own.exact, 0)
+                own.exact.append(self.pool.take(layer.exact_bytes * layer.heads))
+                own.first_exact = last - 1
+                own.reopened.append(length // layer.group * layer.group)
             self._cut(own.exact, last - own.first_exact)
             if not own.exact:
                 own.first_exact = last
@@ -136,7 +163,7 @@ class ModelSequence:
         before = own.length
         end = pages_of(before + count)
         runs = [(own.body, own.first, layer.page_bytes, end)]
-        if layer.tail:
+        if layer.near:
             runs.append((own.exact, own.first_exact, layer.exact_bytes, end))
         if own.length < layer.sink:
             runs.append((own.sinks, 0, layer.exact_bytes, min(end, pages_of(layer.sink))))
@@ -156,8 +183,9 @@ class ModelSequence:
     def sees_all_exactly(self, number, queries):
         """Whether no rollback took away exact tokens that the last queries see."""
         layer, own = self.layers[number], self.pages[number]
-        first = max(own.length - queries - layer.tail + 1, 0)
-        return not layer.tail or own.first_exact * PAGE <= max(first, 0)
+        end = own.length - queries + 1
+        first = max(min(end - layer.tail, end - end % layer.group), 0)
+        return not layer.near or (own.first_exact * PAGE <= first and not own.reopened)
 
     def attend(self, number, queries):
         """RefusedError where the last queries see what a window has let go of."""
@@ -167,6 +195,14 @@ class ModelSequence:
         first = max(own.length - queries + 1 - (layer.window or own.length), 0)
         if first < own.first * PAGE:
             raise RefusedError
+
+    def _opens(self, layer, own, length):
+        """Whether a cut leaves a page of which the exact tokens are gone."""
+        return layer.group > 1 and length % PAGE and length // PAGE < own.first_exact
+
+    def _spare(self, own):
+        """Whether the last page of exact tokens is nobody else's."""
+        return own.exact and self.pool.references[own.exact[-1]] == 1
 
     def _plan(self, length, pages, first, nbytes, end):
         behind = first + len(pages)
@@ -180,8 +216,8 @@ class ModelSequence:
             if first > own.first:
                 self._shift(own.body, first - own.first)
                 own.first = first
-        if layer.tail:
-            first = max(length - layer.tail - ROLLBACK, 0) // PAGE
+        if layer.near:
+            first = max(length - layer.reach - ROLLBACK, 0) // PAGE
             if first > own.first_exact:
                 self._shift(own.exact, first - own.first_exact)
                 own.first_exact = first

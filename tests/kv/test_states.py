@@ -12,7 +12,7 @@ from hypothesis.stateful import (
     invariant,
     rule,
 )
-from pair import OWNED, VOCABULARY, Pair
+from pair import LAYERS, OWNED, VOCABULARY, Pair
 from random_operations import SETTINGS, run
 
 DOCUMENTS = [[(i * (d + 3) + d) % VOCABULARY for i in range(2000)] for d in range(2)]
@@ -93,7 +93,7 @@ class CacheStates(RuleBasedStateMachine):
 
     @rule(
         both=sequences,
-        layer=st.integers(0, 3),
+        layer=st.integers(0, LAYERS - 1),
         queries=st.sampled_from([1, 1, 2, 7, 65]),
         seed=st.integers(0, 9),
     )

@@ -176,14 +176,18 @@ class KVSequence:
         """Forget all tokens from `length` on, in every layer.
 
         The last 64 tokens can always be taken back as if they had never been. Before them, tokens
-        that were exact (the policy's tail) are seen as they are coded.
+        that were exact (the policy's tail) are seen as they are coded. Where keys are coded channel
+        by channel (`kivi4`, `kivi2`) and the cut is no multiple of 64, the page it lies in goes on
+        from copies: what its codes stand for, as f16.
 
         Raises
         ------
         ShapeError
             There are not so many, or a window has let go of tokens that would be seen again.
+        CacheFullError
+            Such copies have no room: all pages that the cut lets go of are shared.
         """
-        self._core.truncate(length)
+        self._grow(lambda: self._core.truncate(length))
 
     def save(self, path: str | os.PathLike[str], tokens: Any = None) -> None:
         """Write all pages to a file, whole or not at all.
@@ -198,7 +202,10 @@ class KVSequence:
         save(self, path, tokens)
 
     def keys(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
-        """Keys of one head as they are stored, decoded, without transforms: f32 [T, head_dim]."""
+        """Keys of one head as they are stored, decoded, without transforms: f32 [T, head_dim].
+
+        Of a group of `kivi4` or `kivi2` that is not full they are f16.
+        """
         return self._decode(layer, 0, head, start, stop)
 
     def values(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
@@ -209,6 +216,11 @@ class KVSequence:
         """Rows of all keys and values as they are stored: uint8 [T, kv_heads, row bytes] each.
 
         Blocks are those of ggml where the codec is one of its formats, made of transformed rows.
+
+        Raises
+        ------
+        FormatError
+            Keys are coded channel by channel (`kivi4`, `kivi2`) and have no rows.
         """
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
         first, length = 0, self.layer_length(layer)
@@ -226,6 +238,8 @@ class KVSequence:
 
         Raises
         ------
+        FormatError
+            Keys are coded channel by channel.
         ShapeError
             A shape does not fit, or a scale is not a number that the codec makes.
         CacheFullError
