@@ -84,7 +84,7 @@ class Pages:
     first_exact: int = 0
     exact: list[int] = field(default_factory=list)
     sinks: list[int] = field(default_factory=list)
-    # Groups that opened again after their exact tokens were gone.
+    # Groups that opened again after their exact tokens were gone: what they hold is near it.
     reopened: list[int] = field(default_factory=list)
 
     def copy(self):
@@ -145,6 +145,7 @@ class ModelSequence:
                 self._cut(own.exact, 0)
                 own.exact.append(self.pool.take(layer.exact_bytes * layer.heads))
                 own.first_exact = last - 1
+            if opens or any(group // PAGE == length // PAGE for group in own.reopened):
                 own.reopened.append(length // layer.group * layer.group)
             self._cut(own.exact, last - own.first_exact)
             if not own.exact:
