@@ -65,7 +65,8 @@ void KvSequence::let_go(const KvLayer& layer, HeadPages& own, int64_t length) {
     }
   }
   if (layer.near()) {
-    const int64_t first = std::max(length - layer.reach() - kRollback, int64_t(0)) / kPageTokens;
+    // A group that is not full lies in one page with its last token.
+    const int64_t first = std::max(length - layer.tail - kRollback, int64_t(0)) / kPageTokens;
     if (first > own.first_exact) {
       drop_front(pool, own.exact, first - own.first_exact);
       own.first_exact = first;

@@ -2,7 +2,6 @@
 // over. Arguments are checked by the caller (capi) once.
 #pragma once
 
-#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -34,8 +33,6 @@ struct KvLayer {
   int32_t key_group() const { return info(0).key_group; }
   // Whether the latest tokens are kept exactly beside their codes.
   bool near() const { return quantized() && (tail > 0 || key_group() > 1); }
-  // Tokens before one's own that it may see exactly.
-  int64_t reach() const { return std::max(tail, int64_t(key_group() - 1)); }
   const KvCodecInfo& info(int side) const { return kKvCodecs.row[int(codec[side])]; }
   int32_t size(int side) const { return side ? value_dim : dim; }
   int64_t side_bytes(int side) const { return (kv_page_bytes(info(side), size(side), side) + 63) / 64 * 64; }

@@ -78,7 +78,11 @@ class KvSequence::Copies {
       coder.decode(count);
       float* x = coder.floats();
       for (int64_t i = 0; i < count * coder.width(); ++i) x[i] = std::clamp(x[i], -kMostHalf, kMostHalf);
-      (void)coder.put_exact(0, count, page->data + (side ? layer.exact_offset() : 0), 0);
+      // First tokens are there as they were.
+      const int64_t exact = std::min(length, layer.sink) - (length - count);
+      const int64_t offset = side ? layer.exact_offset() : 0;
+      if (exact > 0) coder.take_exact(own.sinks[size_t(length / kPageTokens)]->data + offset, 0, 0, exact);
+      (void)coder.put_exact(0, count, page->data + offset, 0);
     }
     return page;
   }

@@ -41,11 +41,6 @@ class ModelLayer:
         """Whether pages of exact tokens are kept."""
         return self.tail > 0 or self.group > 1
 
-    @property
-    def reach(self):
-        """Tokens before its own that one may see exactly."""
-        return max(self.tail, self.group - 1)
-
 
 class Pool:
     """Pages in use under a budget."""
@@ -218,7 +213,7 @@ class ModelSequence:
                 self._shift(own.body, first - own.first)
                 own.first = first
         if layer.near:
-            first = max(length - layer.reach - ROLLBACK, 0) // PAGE
+            first = max(length - layer.tail - ROLLBACK, 0) // PAGE
             if first > own.first_exact:
                 self._shift(own.exact, first - own.first_exact)
                 own.first_exact = first
