@@ -23,6 +23,7 @@ using OutBytes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu
 using OutFloats = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using State = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Kept = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 struct Side {
@@ -47,6 +48,32 @@ struct Layer {
   int32_t heads;
   Side k, v;
   int64_t window, sink, tail;
+};
+
+struct Turn {
+  int64_t by;
+  double theta, scale;
+  std::optional<Vector> factors;
+  int32_t rotary;
+  bool interleaved;
+};
+
+struct Selection {
+  int32_t layer, head;
+  int64_t held;
+  Kept kept;
+  std::optional<Turn> turn;
+  int64_t turn_begin, turn_end;
+  mutable kvant_turn turned;
+
+  kvant_selection c() const {
+    if (turn) {
+      if (turn->factors && int64_t(turn->factors->shape(0)) != turn->rotary / 2) throw nb::value_error("factors do not fit");
+      turned = {turn->by, turn->theta, turn->scale, turn->factors ? turn->factors->data() : nullptr, turn->rotary,
+                turn->interleaved};
+    }
+    return {layer, head, held, kept.data(), int64_t(kept.shape(0)), turn ? &turned : nullptr, turn_begin, turn_end};
+  }
 };
 
 struct Cache {
@@ -94,6 +121,19 @@ void add_sequence(nb::module_& m) {
              run("truncate", [&] { return kvant_sequence_truncate(s.handle.get(), length); });
            },
            nb::arg("length"))
+      .def("held",
+           [](const Sequence& s, int32_t layer, int32_t head) { return kvant_sequence_held(s.handle.get(), layer, head); },
+           nb::arg("layer"), nb::arg("head"))
+      .def("select",
+           [](const Sequence& s, const char* name, const std::vector<Selection>& heads, bool evict, int32_t threads) {
+             std::vector<kvant_selection> all;
+             all.reserve(heads.size());
+             for (const Selection& each : heads) all.push_back(each.c());
+             run(name, [&] {
+               return kvant_sequence_select(s.handle.get(), all.data(), int64_t(all.size()), evict, threads);
+             });
+           },
+           nb::arg("name"), nb::arg("heads"), nb::arg("evict"), nb::arg("threads"))
       .def("read",
            [](const Sequence& s, int32_t layer, int32_t side, int32_t head, int64_t first, OutBytes out) {
              const Layer& own = s.layer(layer);
@@ -211,6 +251,18 @@ void bind_kv(nb::module_& m) {
   nb::class_<Layer>(m, "KvLayer")
       .def(nb::init<int32_t, Side, Side, int64_t, int64_t, int64_t>(), nb::arg("heads"), nb::arg("k"), nb::arg("v"),
            nb::arg("window"), nb::arg("sink"), nb::arg("tail"));
+  nb::class_<Turn>(m, "KvTurn")
+      .def("__init__",
+           [](Turn* self, int64_t by, double theta, double scale, std::optional<Vector> factors, int32_t rotary,
+              bool interleaved) { new (self) Turn{by, theta, scale, factors, rotary, interleaved}; },
+           nb::arg("by"), nb::arg("theta"), nb::arg("scale"), nb::arg("factors").none().noconvert(), nb::arg("rotary"),
+           nb::arg("interleaved"));
+  nb::class_<Selection>(m, "KvSelection")
+      .def("__init__",
+           [](Selection* self, int32_t layer, int32_t head, int64_t held, Kept kept, std::optional<Turn> turn, int64_t turn_begin,
+              int64_t turn_end) { new (self) Selection{layer, head, held, kept, turn, turn_begin, turn_end, {}}; },
+           nb::arg("layer"), nb::arg("head"), nb::arg("held"), nb::arg("kept").noconvert(), nb::arg("turn").none(), nb::arg("turn_begin"),
+           nb::arg("turn_end"));
   nb::class_<Cache>(m, "KvCache")
       .def("__init__",
            [](Cache* self, std::vector<Layer> layers, int64_t budget) {

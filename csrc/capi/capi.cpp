@@ -46,7 +46,9 @@ Status check_rows(const RowsJob& job) {
 
 bool is_finite(double x) { return x - x == 0; }
 
-Status check_rope(const Rope& r) {
+}  // namespace
+
+Status kvant::check_rope(const Rope& r) {
   if (r.tokens < 0 || r.heads < 0) return {Code::bad_shape, "negative number of tokens or heads"};
   if (r.rotary < 2 || r.rotary % 2 || r.rotary > r.dim) {
     return {Code::bad_shape, "rotary must be even, from 2 to head_dim"};
@@ -69,6 +71,8 @@ Status check_rope(const Rope& r) {
   if (const Status s = check_aligned(r.x, KVANT_F32); !s.ok()) return s;
   return check_aligned(r.out, KVANT_F32);
 }
+
+namespace {
 
 Status check_probe(const void* p, int64_t bytes) {
   if (bytes < 0 || bytes % kProbeUnit) return {Code::bad_shape, "size is not a multiple of 4096 bytes"};

@@ -4,6 +4,7 @@
 
 #include "capi/checks.h"
 #include "kv/cache.h"
+#include "ops/ops.h"
 
 using namespace kvant;
 
@@ -151,6 +152,36 @@ KVANT_EXPORT int32_t kvant_sequence_fork(const kvant_sequence* sequence, kvant_s
 KVANT_EXPORT int64_t kvant_sequence_length(const kvant_sequence* sequence, int32_t layer) {
   if (layer < 0) return sequence->sequence->length();
   return check_place(*sequence->sequence, layer).ok() ? sequence->sequence->length(layer) : -1;
+}
+
+KVANT_EXPORT int64_t kvant_sequence_held(const kvant_sequence* sequence, int32_t layer, int32_t head) {
+  return check_read(*sequence->sequence, layer, 0, head, 0, 0).ok() ? sequence->sequence->held(layer, head) : -1;
+}
+
+KVANT_EXPORT int32_t kvant_sequence_select(kvant_sequence* sequence, const kvant_selection* heads, int64_t count,
+                                           bool evict, int32_t threads) {
+  KvSequence& own = *sequence->sequence;
+  if (count < 0 || count > kMostHeads * int64_t(kMostLayers)) return fail(Code::bad_shape, "too many heads, or fewer than none");
+  try {
+    std::vector<KvSelection> all(static_cast<size_t>(count));
+    std::vector<KvTurn> turns(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) {
+      const kvant_selection& each = heads[i];
+      KVANT_CHECK(check_read(own, each.layer, 0, each.head, 0, each.count));
+      KvSelection& one = all[size_t(i)];
+      one = {each.layer, each.head, each.held, each.kept, each.count, nullptr, each.turn_begin, each.turn_end};
+      if (!each.turn) continue;
+      const kvant_turn& t = *each.turn;
+      const int32_t dim = own.cache()->layers()[size_t(each.layer)].dim;
+      KVANT_CHECK(check_rope({nullptr, 0, 0, &t.by, 1, 1, dim, t.rotary, t.interleaved, t.theta, t.scale,
+                              t.freq_factors, nullptr, 0, 0}));
+      turns[size_t(i)] = {t.by, t.theta, t.scale, t.freq_factors, t.rotary, t.interleaved};
+      one.turn = &turns[size_t(i)];
+    }
+    return report(own.select(all.data(), count, evict, threads));
+  } catch (const std::bad_alloc&) {
+    return fail(Code::no_memory, "no memory for a selection");
+  }
 }
 
 KVANT_EXPORT int32_t kvant_sequence_truncate(kvant_sequence* sequence, int64_t length) {

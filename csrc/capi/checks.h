@@ -20,6 +20,10 @@ inline int32_t fail(Code code, const char* what) { return report({code, what}); 
 // Far beyond any memory, and so far below 2^63 that no size computed from it overflows.
 constexpr int64_t kMostElements = int64_t(1) << 51;
 
+struct Rope;
+// What the arguments of a rotation must be (capi.cpp).
+Status check_rope(const Rope& r);
+
 inline Status check_matrix(int32_t format, int64_t rows, int64_t cols, int32_t type) {
   if (format < 0 || format >= kFormatCount) return {Code::bad_format, "no such format"};
   if (type < KVANT_F32 || type > KVANT_BF16) return {Code::bad_format, "no such element type"};

@@ -334,12 +334,42 @@ int32_t kvant_sequence_new(kvant_cache* cache, kvant_sequence** sequence);
 void kvant_sequence_free(kvant_sequence* sequence);
 /* Shares all pages; each is copied when one of the two writes to it. */
 int32_t kvant_sequence_fork(const kvant_sequence* sequence, kvant_sequence** fork);
-/* Tokens that every layer holds, or for layer >= 0 that one. */
+/* Tokens of every layer, or for layer >= 0 of that one, those that were evicted among them. */
 int64_t kvant_sequence_length(const kvant_sequence* sequence, int32_t layer);
+/* Tokens that one head holds; -1 where there is no such head. */
+int64_t kvant_sequence_held(const kvant_sequence* sequence, int32_t layer, int32_t head);
 /* Forgets all tokens from `length` on. KVANT_BAD_SHAPE where there are not so many, or where a window has let go of
  * what would be seen again; KVANT_FULL where a group of keys that opens again has no room for its halves; nothing is
  * forgotten then. */
 int32_t kvant_sequence_truncate(kvant_sequence* sequence, int64_t length);
+
+/* Keys are turned by the angles of `by` positions, as kvant_rope turns them. */
+typedef struct {
+  int64_t by;
+  double theta, scale;
+  const float* freq_factors;
+  int32_t rotary;
+  bool interleaved;
+} kvant_turn;
+
+/* What is kept of one head, which holds `held` tokens: ascending numbers of them. Codes stay as they are; keys of those numbered
+ * turn_begin .. turn_end - 1 among them are decoded, turned and coded again. */
+typedef struct {
+  int32_t layer, head;
+  int64_t held;
+  const int64_t* kept;
+  int64_t count;
+  const kvant_turn* turn;  /* or null */
+  int64_t turn_begin, turn_end;
+} kvant_selection;
+
+/* Leaves heads with some of their tokens; other heads stay as they are.
+ *   evict         later tokens keep their positions, and queries of tokens that were there are served no more, but
+ *                 for the last; heads may differ. Else tokens behind a gap move forward, alike in all heads of a layer.
+ * KVANT_BAD_SHAPE for what is no such selection, where a window has let go of what would be seen again, or where a number
+ * is too large once it was turned; KVANT_FULL where a page that is shared cannot be copied. Nothing changes then. */
+int32_t kvant_sequence_select(kvant_sequence* sequence, const kvant_selection* heads, int64_t count, bool evict,
+                              int32_t threads);
 
 /* Appends `tokens` tokens to a layer.
  *   k, v          [tokens, heads, dim], strides in elements, of `type`

@@ -4,7 +4,7 @@
 // "Online normalizer calculation for softmax", 2018):
 //   s_j = (q . k_j + bias) * scale, of floats one fma each in order; cap * tanh(s_j / cap) where there is a cap
 //   m = max(M, s), a = exp(M - m), p_j = exp(s_j - m)
-//   S = S * a + (sixteen sums of the p of a page, of which number l takes l, l + 16, ...; halves added)
+//   S_l = S_l * a + (p_l + p_l+16 + p_l+32 + p_l+48), sixteen sums whose halves are added in the end
 //   R = R * a, then the page's values: of floats one fma for each key in order
 // Keys a row does not see count for nothing: s = -inf, p = 0, no fma. A page of which it sees none is passed
 // over. Of a quantized cache a row may see some keys exactly, from pages of halves beside: their scores take the place
@@ -34,7 +34,8 @@ KVANT_INLINE Sixteen<V> load16(const T* x) {
 
 // scores[r][j] of kRows rows and the keys of a page. Not inline: among other code gcc keeps the sums in memory.
 template <class V, int kRows, class T>
-__attribute__((noinline)) void score_floats(const AttendJob& job, const T* k, int row, float* scores) noexcept {
+__attribute__((noinline)) void score_floats(const AttendJob& job, const T* k, int row, float* scores,
+                                            NextPage& next) noexcept {
   constexpr int kSixteens = AttendTile<V>::kSixteens;
   const auto factor = V::splat(job.scale);
   const float* q = job.q + row * job.q_stride;
@@ -44,6 +45,7 @@ __attribute__((noinline)) void score_floats(const AttendJob& job, const T* k, in
       KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) sum[r][c] = splat16<V>(0.0f);
     }
     for (int d = 0; d < job.dim; ++d) {
+      if (d % 8 == 0) ask(next, 20);
       Sixteen<V> key[kSixteens];
       KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) key[c] = load16<V>(k + d * kPageTokens + j + 16 * c);
       KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
@@ -66,7 +68,7 @@ __attribute__((noinline)) void score_floats(const AttendJob& job, const T* k, in
 // sums[r] += p[r][j] * value j for keys begin .. end - 1, in order.
 template <class V, int kRows, int kSixteens, class T>
 KVANT_INLINE void mix_columns(const float* p, const T* v, int width, int begin, int end, int64_t stride,
-                              float* sums) {
+                              float* sums, NextPage& next) {
   Sixteen<V> sum[kRows][kSixteens];
   KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
     KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) {
@@ -74,6 +76,7 @@ KVANT_INLINE void mix_columns(const float* p, const T* v, int width, int begin, 
     }
   }
   for (int j = begin; j < end; ++j) {
+    if (j % 8 == 0) ask(next, 20);
     Sixteen<V> value[kSixteens];
     KVANT_UNROLL for (int c = 0; c < kSixteens; ++c) value[c] = load16<V>(v + j * width + 16 * c);
     KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
@@ -91,42 +94,49 @@ KVANT_INLINE void mix_columns(const float* p, const T* v, int width, int begin, 
 }
 
 template <class V, int kRows, class T>
-KVANT_INLINE void mix_page(const float* p, const T* v, int width, int begin, int end, int64_t stride, float* sums) {
+KVANT_INLINE void mix_page(const float* p, const T* v, int width, int begin, int end, int64_t stride, float* sums,
+                           NextPage& next) {
   constexpr int kSixteens = AttendTile<V>::kSixteens;
   if (begin >= end) return;
   in_groups<kSixteens>(width / 16, [&](int first, auto n) {
-    mix_columns<V, kRows, decltype(n)::value>(p, v + 16 * first, width, begin, end, stride, sums + 16 * first);
+    mix_columns<V, kRows, decltype(n)::value>(p, v + 16 * first, width, begin, end, stride, sums + 16 * first, next);
   });
 }
 
 // Of one row; no inline, because it stands wherever rows see different keys.
 template <class V, class T>
-void mix_row(const float* p, const T* v, int width, int begin, int end, float* sums) noexcept {
-  mix_page<V, 1>(p, v, width, begin, end, 0, sums);
+void mix_row(const float* p, const T* v, int width, int begin, int end, float* sums, NextPage& next) noexcept {
+  mix_page<V, 1>(p, v, width, begin, end, 0, sums, next);
 }
 
+// Brings a state to a new largest score, one of those given, and returns it. Not inline: later pages hardly need it.
 template <class V>
-KVANT_INLINE void scale_sums(float* sums, int width, float factor) {
-  if (factor == 1.0f) return;
-  for (int i = 0; i < width; i += V::kLanes) V::store(sums + i, V::load(sums + i) * V::splat(factor));
+__attribute__((noinline)) float grow_largest(typename V::F largest, int width, float* state) noexcept {
+  alignas(64) float lane[V::kLanes];
+  V::store(lane, largest);
+  for (int half = V::kLanes / 2; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) lane[l] = lane[l] > lane[l + half] ? lane[l] : lane[l + half];
+  }
+  const float max = lane[0];
+  const auto a = V::splat(exp_of<V>(state[0] - max));
+  for (int i = kStateSums; i < kStateHead + width; i += V::kLanes) V::store(state + i, V::load(state + i) * a);
+  return state[0] = max;
 }
 
-// Turns scores into weights, and brings the state to the new largest score.
+// Turns scores into weights, and adds them to the sums of a state.
 template <class V>
 KVANT_INLINE void weigh_page(float* scores, int begin, int end, int width, float* state) {
   for (int j = 0; j < begin; ++j) scores[j] = kMinusInfinity;
   for (int j = end; j < kPageTokens; ++j) scores[j] = kMinusInfinity;
-  Sixteen<V> largest = splat16<V>(kMinusInfinity);
-  for (int j = 0; j < kPageTokens; j += 16) {
-    each_piece<V>([&](int p, int first) { largest.v[p] = V::max(V::load(scores + j + first), largest.v[p]); });
-  }
-  const auto larger = [](float a, float b) { return a > b ? a : b; };
-  const float before = state[0], max = larger(reduce16<V>(largest, larger), before);
+  float max = state[0];
+  auto largest = V::splat(max);
+  for (int j = 0; j < kPageTokens; j += V::kLanes) largest = V::max(V::load(scores + j), largest);
+  if (V::any(V::splat(max) < largest)) max = grow_largest<V>(largest, width, state);
   if (max == kMinusInfinity) {
     // Nothing but -inf so far, from which a difference would be NaN; or a NaN, which the sum shall be.
     for (int j = 0; j < kPageTokens; ++j) {
       if (scores[j] == kMinusInfinity) scores[j] = 0.0f;
-      state[1] += scores[j];
+      state[kStateSums + j % 16] += scores[j];
     }
     return;
   }
@@ -138,10 +148,9 @@ KVANT_INLINE void weigh_page(float* scores, int begin, int end, int width, float
       sum.v[p] = sum.v[p] + e;
     });
   }
-  const float a = exp_of<V>(before - max);
-  state[0] = max;
-  state[1] = state[1] * a + sum16<V>(sum);
-  scale_sums<V>(state + kStateHead, width, a);
+  each_piece<V>([&](int p, int first) {
+    V::store(state + kStateSums + first, V::load(state + kStateSums + first) + sum.v[p]);
+  });
 }
 
 template <class V>
@@ -179,8 +188,8 @@ KVANT_INLINE Seen seen_of(const AttendJob& job, int64_t end, int64_t page) {
 
 // Weighted values of a page of floats, keys begin .. end - 1 of each row.
 template <class V, class T>
-void mix_floats(const T* v, int width, const int (*ranges)[2], int rows, const float* p, float* sums,
-                int64_t stride) noexcept {
+void mix_floats(const T* v, int width, const int (*ranges)[2], int rows, const float* p, float* sums, int64_t stride,
+                NextPage& next) noexcept {
   in_groups<AttendTile<V>::kRows>(rows, [&](int at, auto n) {
     constexpr int kRows = decltype(n)::value;
     const float* weights = p + at * kPageTokens;
@@ -193,12 +202,12 @@ void mix_floats(const T* v, int width, const int (*ranges)[2], int rows, const f
     if (end < begin) end = begin;
     for (int r = 0; r < kRows; ++r) {
       const int from = ranges[at + r][0], until = ranges[at + r][1] < begin ? ranges[at + r][1] : begin;
-      mix_row<V>(weights + r * kPageTokens, v, width, from, until, to + r * stride);
+      mix_row<V>(weights + r * kPageTokens, v, width, from, until, to + r * stride, next);
     }
-    mix_page<V, kRows>(weights, v, width, begin, end, stride, to);
+    mix_page<V, kRows>(weights, v, width, begin, end, stride, to, next);
     for (int r = 0; r < kRows; ++r) {
       const int from = ranges[at + r][0] > end ? ranges[at + r][0] : end;
-      mix_row<V>(weights + r * kPageTokens, v, width, from, ranges[at + r][1], to + r * stride);
+      mix_row<V>(weights + r * kPageTokens, v, width, from, ranges[at + r][1], to + r * stride, next);
     }
   });
 }
@@ -252,7 +261,7 @@ struct PageStep {
     exactly = exactly && job.exactly[1];
     if (job.cap > 0.0f) cap_scores<V>(weights, rows, job.cap, job.inv_cap);
     for (int r = 0; r < rows; ++r) {
-      ask(*next);
+      ask(*next, 9);
       if (seen[r].none()) memset(weights + r * kPageTokens, 0, 4 * kPageTokens);
       else weigh_page<V>(weights + r * kPageTokens, seen[r].begin, seen[r].end, int(stride) - kStateHead, states + (row + r) * stride);
     }
@@ -264,7 +273,7 @@ struct PageStep {
         else set_range(ranges[r], larger(seen[r].begin, seen[r].low), smaller(seen[r].end, seen[r].high));
       }
       of_floats(job.v_codec, v, [&](const auto* floats) KVANT_LAMBDA {
-        mix_floats<V>(floats, kv_width(job.value_dim), ranges, rows, weights, sums, stride);
+        mix_floats<V>(floats, kv_width(job.value_dim), ranges, rows, weights, sums, stride, *next);
       });
     } else if (!exactly) {
       values.mix(value_codes, v, job.value_dim, rows, weights, sums, stride, *next);
@@ -290,7 +299,7 @@ struct PageStep {
   template <class T>
   KVANT_MEMBER void score_some(const T* floats, int row, int rows, float* scores) const {
     of_count<AttendTile<V>::kRows>(rows, [&](auto n) KVANT_LAMBDA {
-      score_floats<V, decltype(n)::value>(job, floats, row, scores);
+      score_floats<V, decltype(n)::value>(job, floats, row, scores, *next);
     });
   }
 
@@ -301,7 +310,7 @@ struct PageStep {
       if (!from) continue;
       in_groups<AttendTile<V>::kRows>(rows, [&](int at, auto n) {
         constexpr int kRows = decltype(n)::value;
-        score_floats<V, kRows>(job, reinterpret_cast<const Halves*>(from), row + at, other);
+        score_floats<V, kRows>(job, reinterpret_cast<const Halves*>(from), row + at, other, *next);
         for (int r = 0; r < kRows; ++r) {
           const Seen& own = seen[at + r];
           const int begin = from == sink ? 0 : own.high, end = from == sink ? own.low : kPageTokens;
@@ -321,7 +330,7 @@ struct PageStep {
         else set_range(ranges[r], larger(seen[r].begin, seen[r].high), seen[r].end);
       }
       mix_floats<V>(reinterpret_cast<const Halves*>(from + job.exact_v_offset), kv_width(job.value_dim), ranges, rows,
-                    weights, sums, stride);
+                    weights, sums, stride, *next);
     }
   }
 };
@@ -345,7 +354,9 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
     ends[r] = job.causal ? job.position + token + 1 : job.keys;
     if (++left == job.group) left = 0, ++token;
   }
-  const int64_t steps = pieces_of(job.rows, group) * (2 * k_blocks + 5 * v_blocks) + job.rows + kTiles * (k_blocks + v_blocks);
+  NextPage next = {};
+  // Of the first page a guess; of those behind it as many as the one before.
+  int32_t units = int32_t(16 * (k_blocks + v_blocks) * (pieces_of(job.rows, group) + 1) + 9 * job.rows);
   const int64_t page_bytes = job.v_offset + kv_page_bytes(kKvCodecs.row[job.v_codec], job.value_dim, true);
   for (int64_t page = chunk * kChunkPages; page < (chunk + 1) * kChunkPages && page < last; ++page) {
     // Later tokens see later keys: the rows that see any of a page follow each other.
@@ -354,19 +365,20 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
     while (from < to && seen_of(job, ends[to - 1], page).none()) --to;
     if (from == to || page < job.first_page) continue;
     const uint8_t* body = job.body[page - job.first_page];
-    NextPage next = {};
+    if (next.done > 0) units = next.done;
+    next = {};
     if (page + 1 < last) {
       next.from = job.body[page + 1 - job.first_page];
-      next.part = int32_t(64 * pieces_of(page_bytes, 64 * NextPage::kPlaces));
-      next.step = int32_t(64 * pieces_of(page_bytes, 64 * steps));
+      next.lines = int32_t(pieces_of(page_bytes, 64 * NextPage::kPlaces));
+      next.rate = 4096 * next.lines / units + 1;
     }
     PageStep<V> step = {job,     keys,    values,  page,   body,   body + job.v_offset, nullptr, nullptr,
                         nullptr, nullptr, states, stride, ends,   &next};
-    if (step.quantized_keys() && keys.expand[0]) {
+    if (step.quantized_keys() && to - from > keys.direct[0]) {
       keys.expand[0](step.k, k_blocks, key_codes, next);
       step.key_codes = key_codes;
     }
-    if (step.quantized_values() && values.expand[1]) {
+    if (step.quantized_values() && to - from > values.direct[1]) {
       values.expand[1](step.v, v_blocks, value_codes, next);
       step.value_codes = value_codes;
     }

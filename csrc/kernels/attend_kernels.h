@@ -46,18 +46,18 @@ struct AttendJob {
   KVANT_MEMBER bool near() const { return tail > 0 || key_group > 1; }
 };
 
-// What will be read next, asked for little by little while a page is worked on, at so many places in turn: what the
-// processor fetches ahead by itself ends with each 4 KiB.
+// What will be read next, asked for evenly while a page is worked on, at so many places in turn: what the processor
+// fetches ahead by itself ends with each 4 KiB, and many lines at once wait for each other.
 struct NextPage {
   static constexpr int kPlaces = 4;
   const uint8_t* from;
-  int32_t part;       // bytes of each place
-  int32_t step;       // bytes at a time, whole lines
-  int32_t at, place;
+  int32_t lines;        // of each place, which follow each other
+  int32_t rate;         // of those lines for 4096 units of work
+  int32_t done, asked;  // units, lines of each place
 };
 
-// Before the sums of a state, a multiple of 32 of them: the largest score, and the sum of exp(score - largest).
-constexpr int kStateHead = 16;
+// Before the sums of a state: the largest score in the first sixteen places, sixteen sums of exp(score - largest).
+constexpr int kStateHead = 32, kStateSums = 16;
 constexpr int32_t state_size(int32_t value_dim) { return kStateHead + (value_dim + 31) / 32 * 32; }
 
 struct KvCodecKernels {
@@ -75,8 +75,9 @@ struct KvCodecKernels {
   // from the place `token` on; and as floats, rows of whole blocks.
   void (*code_keys)(const uint8_t* halves, int token, int dim, uint8_t* side) noexcept;
   void (*decode_keys)(const uint8_t* side, int token, int count, int dim, float* out, int64_t stride) noexcept;
-  // Codes of a page's keys or values for the products, a byte each; null where they lie so.
+  // Codes of a page's keys or values for the products, a byte each. Up to `direct` rows need none.
   void (*expand[2])(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept;
+  int32_t direct[2];
   // Scores [rows][kPageTokens] of rows row .. row + rows - 1 of a job, a group of at most `group`.
   void (*score)(const AttendJob&, const uint8_t* codes, const uint8_t* side, int row, int rows, float* scores,
                 NextPage& next) noexcept;

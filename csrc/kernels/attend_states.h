@@ -1,9 +1,8 @@
-// States of rows on their way through pages: kStateHead floats, of which the first is the largest score and the second
-// the sum of weights, then the sums of weighted values.
+// States of rows on their way through pages: the largest score, sixteen sums of weights, the sums of weighted values.
 #pragma once
 
 #include "kernels/attend_kernels.h"
-#include "kernels/math.h"
+#include "kernels/sixteen.h"
 
 namespace kvant {
 
@@ -21,21 +20,33 @@ KVANT_INLINE float exp_of(float x) {
   return first_lane<V>(exp_nonpositive<V>(V::splat(x)));
 }
 
-// With m the larger of both: S = S exp(M - m) + S' exp(M' - m), R = fma(R', exp(M' - m), R exp(M - m)).
+template <class V>
+KVANT_INLINE float sum_of_weights(const float* state) {
+  Sixteen<V> sums;
+  each_piece<V>([&](int p, int first) { sums.v[p] = V::load(state + kStateSums + first); });
+  return sum16<V>(sums);
+}
+
+// Whether no key was seen; a NaN is one.
+template <class V>
+KVANT_INLINE bool is_empty(const float* state) {
+  return state[0] == kMinusInfinity && sum_of_weights<V>(state) == 0.0f;
+}
+
+// With m the larger of both: S = fma(S', exp(M' - m), S exp(M - m)), and R likewise.
 template <class V>
 void merge_states(float* states, const float* more, int rows, int value_dim) noexcept {
   const int size = state_size(value_dim);
   for (int r = 0; r < rows; ++r, states += size, more += size) {
-    if (more[0] == kMinusInfinity && more[1] == 0.0f) continue;
-    if (states[0] == kMinusInfinity && states[1] == 0.0f) {
+    if (is_empty<V>(more)) continue;
+    if (is_empty<V>(states)) {
       memcpy(states, more, size_t(size) * 4);
       continue;
     }
     const float max = states[0] > more[0] ? states[0] : more[0];
     const float a = exp_of<V>(states[0] - max), b = exp_of<V>(more[0] - max);
     states[0] = max;
-    states[1] = states[1] * a + more[1] * b;
-    for (int i = kStateHead; i < size; i += V::kLanes) {
+    for (int i = kStateSums; i < size; i += V::kLanes) {
       V::store(states + i, V::fma(V::load(more + i), V::splat(b), V::load(states + i) * V::splat(a)));
     }
   }
@@ -44,12 +55,12 @@ void merge_states(float* states, const float* more, int rows, int value_dim) noe
 // R * (1 / S); zeros where no key was seen.
 template <class V>
 void finish_state(const float* state, const float* sink, int dim, float* out, float* lse) noexcept {
-  if (state[0] == kMinusInfinity && state[1] == 0.0f) {
+  if (is_empty<V>(state)) {
     memset(out, 0, size_t(dim) * 4);
     if (lse) *lse = sink ? *sink : kMinusInfinity;
     return;
   }
-  float sum = state[1], factor = 1.0f, max = state[0];
+  float sum = sum_of_weights<V>(state), factor = 1.0f, max = state[0];
   if (sink) {
     max = state[0] > *sink ? state[0] : *sink;
     factor = exp_of<V>(state[0] - max);

@@ -120,30 +120,34 @@ KVANT_INLINE void scale_queries(const AttendJob& job, const uint8_t* side, int g
   }
 }
 
-template <class V, class C, int kRows>
+template <class V, class C, bool kPlanes, int kRows>
 KVANT_INLINE void score_groups(const AttendJob& job, const uint8_t* codes, const uint8_t* side, int row, float* scores,
                                NextPage& next) {
   using F = typename V::F;
   using I = typename V::I;
   constexpr int kGroupTiles = C::kKeyGroup / kTileTokens, kT = V::kMaxTiles == 1 ? 1 : kGroupTiles;
   const int blocks = kv_blocks(job.dim);
-  const int64_t stride = int64_t(blocks) * kBlockCodes;  // from tile to tile
+  constexpr int kBytes = kPlanes ? KvPlanes<C>::kBytes : kBlockCodes;
+  const int64_t stride = int64_t(blocks) * kBytes;  // from tile to tile
   const F factor = V::splat(job.scale);
   ScaledQueries queries;
   for (int tile = 0; tile < kTiles; tile += kT) {
-    if (tile % kGroupTiles == 0) scale_queries<V, C, kRows>(job, side, tile / kGroupTiles, row, queries);
+    if (tile % kGroupTiles == 0) {
+      ask(next, 6 * blocks * kRows);
+      scale_queries<V, C, kRows>(job, side, tile / kGroupTiles, row, queries);
+    }
     for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {
       F total[kT][kRows];
       KVANT_UNROLL for (int t = 0; t < kT; ++t) {
         KVANT_UNROLL for (int c = 0; c < kRows; ++c) total[t][c] = V::splat(queries.low[c]);
       }
       const uint8_t* block = codes + tile * stride + 4 * lane;
-      for (int b = 0; b < blocks; ++b, block += kBlockCodes) {
-        ask(next);
+      for (int b = 0; b < blocks; ++b, block += kBytes) {
+        ask(next, kT * (kRows + (kPlanes ? 2 : 0)) + 3);
         const int at = b * kRows;
         I sum[kT][kRows];
-        V::template dot<8, key_class<V, C>()>(block, stride, reinterpret_cast<const uint8_t*>(queries.q) + at * kKvBlock,
-                                              queries.start + at, sum);
+        const auto* q = reinterpret_cast<const uint8_t*>(queries.q) + at * kKvBlock;
+        score_block<V, C, kPlanes>(block, stride, lane, q, queries.start + at, sum);
         KVANT_UNROLL for (int c = 0; c < kRows; ++c) {
           const F size = V::splat(queries.d[at + c]);
           KVANT_UNROLL for (int t = 0; t < kT; ++t) {
@@ -165,7 +169,9 @@ template <class V, class C>
 void score_channels(const AttendJob& job, const uint8_t* codes, const uint8_t* side, int row, int rows, float* scores,
                     NextPage& next) noexcept {
   of_count<V::kMaxColumns[0]>(rows, [&](auto n) KVANT_LAMBDA {
-    score_groups<V, C, decltype(n)::value>(job, codes, side, row, scores, next);
+    constexpr int kRows = decltype(n)::value;
+    if (codes) score_groups<V, C, false, kRows>(job, codes, side, row, scores, next);
+    else if constexpr (kPlaneScores<V, C> > 0) score_groups<V, C, true, kRows>(job, side, side, row, scores, next);
   });
 }
 

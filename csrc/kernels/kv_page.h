@@ -11,17 +11,18 @@
 #pragma once
 
 #include "kernels/attend_kernels.h"
+#include "kernels/groups.h"
 
 namespace kvant {
 
-// The next lines of a page that will be wanted.
-KVANT_INLINE void ask(NextPage& next) {
-  if (next.at >= next.part) return;
-  const uint8_t* from = next.from + next.place * next.part + next.at;
-  for (int i = 0; i < next.step; i += 64) __builtin_prefetch(from + i);
-  if (++next.place == NextPage::kPlaces) {
-    next.place = 0;
-    next.at += next.step;
+// Lines of the next page, as many as this work's share of a page's; a unit is about ten instructions.
+KVANT_INLINE void ask(NextPage& next, int units) {
+  next.done += units;
+  int64_t due = int64_t(next.done) * next.rate >> 12;
+  if (due > next.lines) due = next.lines;
+  for (; next.asked < due; ++next.asked) {
+    const uint8_t* from = next.from + 64 * next.asked;
+    for (int i = 0; i < NextPage::kPlaces; ++i) __builtin_prefetch(from + int64_t(64) * next.lines * i);
   }
 }
 
@@ -223,33 +224,36 @@ KVANT_INLINE typename V::I down(typename V::I a) {
   else return a.template shr<kShift>();
 }
 
-// put(s, codes) for the eight steps of a block, from lane `lane` on.
-template <class V, class C, class Put>
-KVANT_INLINE void each_step(const uint8_t* block, int lane, Put&& put) {
+// put(Count<s>, codes[tile]) for the eight steps of a block of some tiles, `stride` apart, from lane `lane` on.
+template <class V, class C, int kT, class Put>
+KVANT_INLINE void each_step(const uint8_t* block, int64_t stride, int lane, Put&& put) {
   using P = KvPlanes<C>;
-  const auto word = [&](int at) KVANT_LAMBDA {
-    return V::load_i(reinterpret_cast<const int32_t*>(block + at + 4 * lane));
+  using I = typename V::I;
+  const auto words = [&](int at, I (&out)[kT]) KVANT_LAMBDA {
+    KVANT_UNROLL for (int t = 0; t < kT; ++t) {
+      out[t] = V::load_i(reinterpret_cast<const int32_t*>(block + t * stride + at + 4 * lane));
+    }
   };
-  if constexpr (C::kBits == 8) {
-    for (int s = 0; s < 8; ++s) put(s, word(kStepBytes * s));
-    return;
-  }
-  typename V::I one;
-  if constexpr (P::kOne) one = word(P::kOneAt);
+  I one[kT];
+  if constexpr (P::kOne) words(P::kOneAt, one);
   each<4>([&]<int i>() KVANT_LAMBDA {
-    typename V::I nibbles;
-    if constexpr (P::kFour) nibbles = word(kStepBytes * i);
+    I nibbles[kT];
+    if constexpr (P::kFour) words(kStepBytes * i, nibbles);
     each<2>([&]<int h>() KVANT_LAMBDA {
       constexpr int s = i + 4 * h;
-      typename V::I code;
-      if constexpr (P::kFour) code = down<V, 4 * h>(nibbles) & splat_bytes<V>(15);
-      if constexpr (P::kTwo) {
-        const auto two = down<V, 2 * (s / 2)>(word(P::kTwoAt + kStepBytes * (s % 2))) & splat_bytes<V>(3);
-        if constexpr (P::kFour) code = code | two.template shl<4>();
-        else code = two;
+      I code[kT];
+      if constexpr (C::kBits == 8) words(kStepBytes * s, code);
+      if constexpr (P::kTwo) words(P::kTwoAt + kStepBytes * (s % 2), code);
+      KVANT_UNROLL for (int t = 0; t < kT; ++t) {
+        if constexpr (P::kTwo) code[t] = down<V, 2 * (s / 2)>(code[t]) & splat_bytes<V>(3);
+        if constexpr (P::kFour) {
+          const I four = down<V, 4 * h>(nibbles[t]) & splat_bytes<V>(15);
+          if constexpr (P::kTwo) code[t] = four | code[t].template shl<4>();
+          else code[t] = four;
+        }
+        if constexpr (P::kOne) code[t] = code[t] | (down<V, s>(one[t]) & splat_bytes<V>(1)).template shl<P::kTop>();
       }
-      if constexpr (P::kOne) code = code | (down<V, s>(one) & splat_bytes<V>(1)).template shl<P::kTop>();
-      put(s, code);
+      put(Count<s>(), code);
     });
   });
 }
@@ -267,21 +271,27 @@ constexpr int key_class() {
   return V::dot_class(kWholeRange<V, C> ? 255 : (1 << C::kBits) - 1);
 }
 
-// A codec whose page of keys, or of values, can be multiplied as it is.
+// Whether a page's keys, or values, can be multiplied as they are.
 template <class V, class C>
 constexpr bool kKeysLie = C::kBits == 8 && V::kWideOffset == 128;
 template <class C>
 constexpr bool kValuesLie = C::kBits == 8;
+
 // Scales that may be negative: those of the number of largest magnitude.
 template <class C>
 constexpr bool kSignedScale = !C::kHasMin && !C::kRowScale && C::kBits != 8;
 
-// What is taken off the codes of values. Those with a minimum are centered, so that what rounded weights lack is not
-// all of one sign; the minimum grows by as many scales.
+// Values are codes, or their entries in the table, less an offset. Where there is a minimum they are centered, so that
+// what rounded weights lack is not all of one sign; the minimum grows by as many scales. Of a negative scale the bits
+// kTurn of a code are turned and the offset is one less: that negates the value.
 template <class C>
 constexpr int value_offset() {
-  return C::kHasMin ? 1 << (C::kBits - 1) : C::kOffset;
+  return C::kBits == 8 ? 0 : C::kHasMin ? 1 << (C::kBits - 1) : C::kOffset;
 }
+template <class C>
+constexpr int kTurn = C::kTable != nullptr ? 255 : (1 << C::kBits) - 1;
+template <class C>
+constexpr bool kHasOffset = kSignedScale<C> || value_offset<C>() != 0;
 
 template <class C>
 struct KvValueTable {
@@ -294,51 +304,61 @@ struct KvValueTable {
 };
 
 template <class V, class C>
+KVANT_INLINE typename V::I key_code(typename V::I code) {
+  if constexpr (C::kTable != nullptr) {
+    alignas(16) static constexpr auto kTable = KvValueTable<C>::make(V::kWideOffset);
+    return V::lookup_bytes(kTable.of, code);
+  } else if constexpr (C::kBits == 8) {
+    return code ^ splat_bytes<V>(0x80 ^ V::kWideOffset);
+  } else {
+    return code;
+  }
+}
+
+// turn: kTurn in the bytes of four tokens with a negative scale, else 0.
+template <class V, class C>
+KVANT_INLINE typename V::I value_code(typename V::I code, const uint8_t* turn) {
+  if constexpr (C::kTable != nullptr) code = V::lookup_bytes(reinterpret_cast<const uint8_t*>(C::kTable), code);
+  if constexpr (kSignedScale<C>) code = code ^ V::splat_i(int32_t(load_u32(turn)));
+  return code;
+}
+
+template <class V, class C>
+KVANT_INLINE typename V::I turn_of(const uint16_t* scales) {
+  return V::select(V::load_f16(scales) < V::splat(0.0f), V::splat_i(kTurn<C>), V::splat_i(0));
+}
+
+template <class V, class C>
 void expand_keys(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept {
   constexpr int kBytes = KvPlanes<C>::kBytes;
   for (int i = 0; i < kTiles * blocks; ++i, side += kBytes, out += kBlockCodes) {
-    ask(next);
+    ask(next, 2);
     for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {
-      each_step<V, C>(side, lane, [&](int s, typename V::I code) KVANT_LAMBDA {
-        if constexpr (C::kTable != nullptr) {
-          alignas(16) static constexpr auto kTable = KvValueTable<C>::make(V::kWideOffset);
-          code = V::lookup_bytes(kTable.of, code);
-        } else if constexpr (C::kBits == 8) {
-          code = code ^ splat_bytes<V>(0x80 ^ V::kWideOffset);
-        }
-        V::store_i(reinterpret_cast<int32_t*>(out + kStepBytes * s + 4 * lane), code);
+      each_step<V, C, 1>(side, 0, lane, [&](auto s, typename V::I (&code)[1]) KVANT_LAMBDA {
+        V::store_i(reinterpret_cast<int32_t*>(out + kStepBytes * s.value + 4 * lane), key_code<V, C>(code[0]));
       });
     }
   }
 }
 
-// Values of codes, signed bytes, negated where the scale is negative.
+// Values as mix_rows wants them, to which the offset is left.
 template <class V, class C>
 void expand_values(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept {
   constexpr int kBytes = KvPlanes<C>::kBytes;
   const KvScales<C> scales(side, blocks);
   for (int tile = 0; tile < kTiles; ++tile) {
     for (int b = 0; b < blocks; ++b, side += kBytes, out += kBlockCodes) {
-      ask(next);
-      alignas(16) uint8_t negative[kTileTokens];
+      ask(next, 3);
+      alignas(16) uint8_t turn[kTileTokens];
       if constexpr (kSignedScale<C>) {
         for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {
-          const auto scale = V::load_f16(scales.scale(b, kTileTokens * tile + lane));
-          V::store_bytes(negative + lane, V::select(scale < V::splat(0.0f), V::splat_i(-1), V::splat_i(0)));
+          V::store_bytes(turn + lane, turn_of<V, C>(scales.scale(b, kTileTokens * tile + lane)));
         }
       }
       for (int lane = 0; lane < kTileTokens; lane += V::kLanes) {
-        each_step<V, C>(side, lane, [&](int s, typename V::I code) KVANT_LAMBDA {
-          if constexpr (C::kTable != nullptr) {
-            code = V::lookup_bytes(reinterpret_cast<const uint8_t*>(C::kTable), code);
-          } else {
-            code = V::sub_bytes(code, splat_bytes<V>(value_offset<C>()));
-          }
-          if constexpr (kSignedScale<C>) {
-            const auto flip = V::splat_i(int32_t(load_u32(negative + 4 * (s % 4))));
-            code = V::sub_bytes(code ^ flip, flip);
-          }
-          V::store_i(reinterpret_cast<int32_t*>(out + kStepBytes * s + 4 * lane), code);
+        each_step<V, C, 1>(side, 0, lane, [&](auto s, typename V::I (&code)[1]) KVANT_LAMBDA {
+          V::store_i(reinterpret_cast<int32_t*>(out + kStepBytes * s.value + 4 * lane),
+                     value_code<V, C>(code[0], turn + 4 * (s.value % 4)));
         });
       }
     }

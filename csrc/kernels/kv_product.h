@@ -21,14 +21,38 @@ constexpr int score_tiles(int rows) {
   return V::kMaxTiles == 1 ? 1 : rows <= 2 ? 4 : 2;
 }
 
-template <class V, class C, int kRows>
+// sum[t][c] = start[c] + products of one block of keys of kT tiles and of queries: of codes a byte each in memory, or of
+// a page's planes.
+template <class V, class C, bool kPlanes, int kT, int kRows>
+KVANT_INLINE void score_block(const uint8_t* block, int64_t stride, int lane, const uint8_t* q, const int32_t* start,
+                              typename V::I (&sum)[kT][kRows]) {
+  if constexpr (kPlanes) {
+    KVANT_UNROLL for (int c = 0; c < kRows; ++c) {
+      KVANT_UNROLL for (int t = 0; t < kT; ++t) sum[t][c] = V::splat_i(start[c]);
+    }
+    each_step<V, C, kT>(block, stride, lane, [&](auto s, typename V::I (&code)[kT]) KVANT_LAMBDA {
+      KVANT_UNROLL for (int t = 0; t < kT; ++t) code[t] = key_code<V, C>(code[t]);
+      KVANT_UNROLL for (int c = 0; c < kRows; ++c) {
+        const auto four = V::splat_i(int32_t(load_u32(q + 32 * c + 4 * s.value)));
+        KVANT_UNROLL for (int t = 0; t < kT; ++t) {
+          sum[t][c] = V::template dot4<key_class<V, C>()>(sum[t][c], code[t], four);
+        }
+      }
+    });
+  } else {
+    V::template dot<8, key_class<V, C>()>(block, stride, q, start, sum);
+  }
+}
+
+template <class V, class C, bool kPlanes, int kRows>
 KVANT_INLINE void score_rows(const AttendJob& job, const uint8_t* codes, const uint8_t* side, int row, float* scores,
                              NextPage& next) {
   using F = typename V::F;
   using I = typename V::I;
   constexpr int kT = score_tiles<V>(kRows), kRecord = kRows * record_bytes(1, C::kHasMin);
   const int blocks = kv_blocks(job.dim);
-  const int64_t stride = int64_t(blocks) * kBlockCodes;  // from tile to tile
+  constexpr int kBytes = kPlanes ? KvPlanes<C>::kBytes : kBlockCodes;
+  const int64_t stride = int64_t(blocks) * kBytes;  // from tile to tile
   const KvScales<C> scales(side, blocks);
   const uint8_t* records = job.records + int64_t(row) * blocks * record_bytes(1, C::kHasMin);
   const F factor = V::splat(job.scale);
@@ -39,13 +63,13 @@ KVANT_INLINE void score_rows(const AttendJob& job, const uint8_t* codes, const u
         KVANT_UNROLL for (int c = 0; c < kRows; ++c) total[t][c] = V::splat(0.0f);
       }
       const uint8_t *record = records, *block = codes + tile * stride + 4 * lane;
-      for (int b = 0; b < blocks; ++b, record += kRecord, block += kBlockCodes) {
-        ask(next);
+      for (int b = 0; b < blocks; ++b, record += kRecord, block += kBytes) {
+        ask(next, kT * (kRows + (kPlanes ? 2 : 0)) + 3);
         const auto* d = reinterpret_cast<const float*>(record + 32 * kRows);
         const auto* start = reinterpret_cast<const int32_t*>(d + kRows);
         const auto* qsum = reinterpret_cast<const float*>(start + kRows);
         I sum[kT][kRows];
-        V::template dot<8, key_class<V, C>()>(block, stride, record, start, sum);
+        score_block<V, C, kPlanes>(block, stride, lane, record, start, sum);
         F scale[kT], min[kT];
         KVANT_UNROLL for (int t = 0; t < kT; ++t) {
           scale[t] = V::load_f16(scales.scale(b, (tile + t) * kTileTokens + lane));
@@ -70,12 +94,19 @@ KVANT_INLINE void score_rows(const AttendJob& job, const uint8_t* codes, const u
   }
 }
 
-// codes: null where the page's own serve.
+// Rows up to which codes of keys are not laid out in memory.
+template <class V, class C>
+constexpr int kPlaneScores = kKeysLie<V, C> ? kMostTaskRows : V::kStreams ? V::kMaxColumns[0] : 0;
+
+// codes: null where the page serves as it is.
 template <class V, class C>
 void score_codes(const AttendJob& job, const uint8_t* codes, const uint8_t* side, int row, int rows, float* scores,
                  NextPage& next) noexcept {
   of_count<V::kMaxColumns[0]>(rows, [&](auto n) KVANT_LAMBDA {
-    score_rows<V, C, decltype(n)::value>(job, codes ? codes : side, side, row, scores, next);
+    constexpr int kRows = decltype(n)::value;
+    if constexpr (kKeysLie<V, C>) score_rows<V, C, false, kRows>(job, side, side, row, scores, next);
+    else if (codes) score_rows<V, C, false, kRows>(job, codes, side, row, scores, next);
+    else if constexpr (kPlaneScores<V, C> > 0) score_rows<V, C, true, kRows>(job, side, side, row, scores, next);
   });
 }
 
@@ -84,10 +115,16 @@ template <class V>
 constexpr int kMixRows = V::kLanes == 1 ? 1 : V::Native::kParts == 1 ? 4 : 2;
 constexpr int kMostMixRows = 8;
 
-// Weights in eight bits, of every row and block, and what one of them is worth.
+// Where the bytes of lane `lane` and on begin among those of a page, in the order of ByteWeights.
+constexpr int four_bytes(int lane) { return 16 * (lane / 4) + lane % 4; }
+
+// Weights in eight bits, of every row and block: of four tokens of a tile and then of the next tile's, then of the next
+// four. And what one of them is worth.
 struct ByteWeights {
   alignas(64) uint8_t of[kMostMixRows * kMostKvBlocks][kPageTokens];
-  alignas(64) float most[kMostMixRows * kMostKvBlocks][16];
+  alignas(64) float most[kMostMixRows * kMostKvBlocks][16];   // then sums of weights times offsets
+  alignas(64) int32_t start[kMostMixRows * kMostKvBlocks + 16];  // those sums, negated
+  alignas(64) uint8_t turn[kMostKvBlocks][kPageTokens];          // as `of`
   alignas(64) float unit[kMostMixRows * kMostKvBlocks + 16];
   alignas(64) float factor[kMostMixRows * kMostKvBlocks + 16];
   float min[kMostMixRows * kMostKvBlocks];
@@ -107,7 +144,7 @@ KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, 
     }
   };
   for (int b = 0; b < blocks; ++b) {
-    ask(next);
+    ask(next, 3 * rows + 3);
     F scale[kVectors];
     size(b, scale);
     for (int r = 0; r < rows; ++r) {
@@ -131,6 +168,20 @@ KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, 
   }
   const F magic = V::splat(kMagic);
   for (int b = 0; b < blocks; ++b) {
+    alignas(64) uint8_t offset[kPageTokens];
+    if constexpr (kHasOffset<C>) {
+      for (int lane = 0; lane < 16; lane += kLanes) {
+        typename V::I turn[kTiles], taken[kTiles];
+        KVANT_UNROLL for (int t = 0; t < kTiles; ++t) {
+          taken[t] = V::splat_i(value_offset<C>());
+          if constexpr (!kSignedScale<C>) continue;
+          turn[t] = turn_of<V, C>(scales.scale(b, t * kTileTokens + lane));
+          taken[t] = taken[t] - (turn[t] & V::splat_i(1));
+        }
+        V::store_four_bytes(offset + four_bytes(lane), taken);
+        if constexpr (kSignedScale<C>) V::store_four_bytes(weights.turn[b] + four_bytes(lane), turn);
+      }
+    }
     F scale[kVectors], middle[kVectors];
     size(b, scale);
     if constexpr (C::kHasMin) {
@@ -142,9 +193,21 @@ KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, 
       const float* own = p + r * kPageTokens;
       const int at = r * blocks + b;
       const F factor = V::splat(weights.factor[at]);
-      for (int i = 0; i < kVectors; ++i) {
-        const F weight = V::load(own + i * kLanes) * scale[i];
-        V::store_bytes(weights.of[at] + i * kLanes, V::bits(weight * factor + magic));
+      for (int lane = 0; lane < 16; lane += kLanes) {
+        typename V::I tile[kTiles];
+        KVANT_UNROLL for (int t = 0; t < kTiles; ++t) {
+          const F weight = V::load(own + t * kTileTokens + lane) * scale[(t * kTileTokens + lane) / kLanes];
+          tile[t] = V::bits(weight * factor + magic);
+        }
+        V::store_four_bytes(weights.of[at] + four_bytes(lane), tile);
+      }
+      if constexpr (kHasOffset<C>) {
+        auto sum = V::splat_i(0);
+        for (int word = 0; word < 16; word += kLanes) {
+          const auto at_word = [&](const uint8_t* bytes) { return V::load_i(reinterpret_cast<const int32_t*>(bytes) + word); };
+          sum = V::dot_bytes(sum, at_word(weights.of[at]), at_word(offset));
+        }
+        V::store_i(reinterpret_cast<int32_t*>(weights.most[at]), sum);
       }
       if constexpr (C::kHasMin) {
         Sixteen<V> sum = splat16<V>(0.0f);
@@ -158,29 +221,52 @@ KVANT_INLINE void weigh_values(const float* p, const uint8_t* side, int blocks, 
   }
 }
 
-template <class V, class C, int kRows>
+// Sums of a row and block begin with what the offset of its codes takes away.
+template <class V>
+KVANT_INLINE void start_sums(int count, ByteWeights& weights) {
+  for (int first = 0; first < count; first += V::kLanes) {
+    typename V::I parts[V::kLanes];
+    for (int l = 0; l < V::kLanes; ++l) {
+      parts[l] = V::load_i(reinterpret_cast<const int32_t*>(weights.most[first + l < count ? first + l : count - 1]));
+    }
+    V::store_i(weights.start + first, V::splat_i(0) - V::sum_of_each(parts));
+  }
+}
+
+template <class V, class C, bool kPlanes, int kRows>
 KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int row, int blocks, float* sums,
                            int64_t stride, NextPage& next) {
   using F = typename V::F;
   using I = typename V::I;
+  constexpr int kBytes = kPlanes ? KvPlanes<C>::kBytes : kBlockCodes;
   for (int b = 0; b < blocks; ++b) {
     for (int lane = 0; lane < 16; lane += V::kLanes) {
       I sum[kRows][2];
       KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
-        KVANT_UNROLL for (int h = 0; h < 2; ++h) sum[r][h] = V::splat_i(0);
+        const I start = V::splat_i(kHasOffset<C> ? weights.start[(row + r) * blocks + b] : 0);
+        KVANT_UNROLL for (int h = 0; h < 2; ++h) sum[r][h] = start;
       }
-      const uint8_t* block = codes + b * kBlockCodes + 4 * lane;
-      const uint8_t* four = weights.of[row * blocks + b];
-      for (int tile = 0; tile < kTiles; ++tile, block += int64_t(blocks) * kBlockCodes, four += kTileTokens) {
-        ask(next);
-        KVANT_UNROLL for (int quad = 0; quad < 4; ++quad) {
-          I code[2];
-          KVANT_UNROLL for (int h = 0; h < 2; ++h) {
-            code[h] = V::load_i(reinterpret_cast<const int32_t*>(block + kStepBytes * (quad + 4 * h)));
-          }
+      const uint8_t* block = codes + b * kBytes + (kPlanes ? 0 : 4 * lane);
+      for (int tile = 0; tile < kTiles; ++tile, block += int64_t(blocks) * kBytes) {
+        ask(next, kRows + (kPlanes ? 3 : 1));
+        const uint8_t* four = weights.of[row * blocks + b] + 4 * tile;
+        const auto add = [&](int quad, int h, I code) KVANT_LAMBDA {
           KVANT_UNROLL for (int r = 0; r < kRows; ++r) {
-            const I weight = V::splat_i(int32_t(load_u32(four + int64_t(r) * blocks * kPageTokens + 4 * quad)));
-            KVANT_UNROLL for (int h = 0; h < 2; ++h) sum[r][h] = V::dot_bytes(sum[r][h], weight, code[h]);
+            const I weight = V::splat_i(int32_t(load_u32(four + int64_t(r) * blocks * kPageTokens + 16 * quad)));
+            sum[r][h] = V::dot_bytes(sum[r][h], weight, code);
+          }
+        };
+        if constexpr (kPlanes) {
+          const uint8_t* turn = weights.turn[b] + 4 * tile;
+          each_step<V, C, 1>(block, 0, lane, [&](auto s, I (&code)[1]) KVANT_LAMBDA {
+            constexpr int kStep = decltype(s)::value;
+            add(kStep % 4, kStep / 4, value_code<V, C>(code[0], turn + 16 * (kStep % 4)));
+          });
+        } else {
+          KVANT_UNROLL for (int quad = 0; quad < 4; ++quad) {
+            KVANT_UNROLL for (int h = 0; h < 2; ++h) {
+              add(quad, h, V::load_i(reinterpret_cast<const int32_t*>(block + kStepBytes * (quad + 4 * h))));
+            }
           }
         }
       }
@@ -198,14 +284,23 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
   }
 }
 
+// Rows up to which codes of values are not laid out in memory.
+template <class V, class C>
+constexpr int kPlaneMixes = kValuesLie<C> ? kMostTaskRows : kMixRows<V>;
+
 template <class V, class C>
 void mix_codes(const uint8_t* codes, const uint8_t* side, int value_dim, int rows, const float* p, float* sums,
                int64_t stride, NextPage& next) noexcept {
   const int blocks = kv_blocks(value_dim);
   ByteWeights weights;
   weigh_values<V, C>(p, side, blocks, rows, weights, next);
+  if constexpr (kHasOffset<C>) start_sums<V>(rows * blocks, weights);
   in_groups<kMixRows<V>>(rows, [&](int row, auto n) KVANT_LAMBDA {
-    mix_rows<V, C, decltype(n)::value>(codes ? codes : side, weights, row, blocks, sums + row * stride, stride, next);
+    constexpr int kRows = decltype(n)::value;
+    float* to = sums + row * stride;
+    if constexpr (kValuesLie<C>) mix_rows<V, C, false, kRows>(side, weights, row, blocks, to, stride, next);
+    else if (codes) mix_rows<V, C, false, kRows>(codes, weights, row, blocks, to, stride, next);
+    else mix_rows<V, C, true, kRows>(side, weights, row, blocks, to, stride, next);
   });
 }
 

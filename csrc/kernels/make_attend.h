@@ -35,6 +35,8 @@ constexpr KvCodecKernels codec_kernels() {
     k.take[0] = &take_rows<V, C, KeyPlace>;
     k.score = &score_codes<V, C>;
   }
+  k.direct[0] = kPlaneScores<V, C>;
+  k.direct[1] = kPlaneMixes<V, C>;
   k.mix = &mix_codes<V, C>;
   k.group = V::kMaxColumns[0];
   k.offset = key_offset<V, C>();

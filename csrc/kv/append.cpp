@@ -308,7 +308,7 @@ Status KvSequence::read(int layer_index, int side, int head, int64_t first, int6
       // Of a group that is not full there are no codes.
       if (const int64_t open = std::max(own.length - own.length % group, token); open < token + count) {
         const uint8_t* exact = own.exact[size_t(page - own.first_exact)]->data;
-        coder.take_exact(exact, int(open % kPageTokens), open - token, token + count - open);
+        coder.take_exact(exact, int(open % kPageTokens), token + count - open, open - token);
       }
       coder.untransform(head, count);
       for (int64_t r = 0; r < count; ++r, floats += layer.size(side)) {

@@ -47,6 +47,10 @@ class Attention {
     for (int head = 0; head < layer_.heads; ++head) {
       const HeadPages& own = sequence_.pages(index_, head);
       if (query_.causal && own.length < query_.tokens) return {Code::bad_shape, "there are fewer keys than queries"};
+      // The last token that was there may ask again: it comes after all that were kept.
+      if (query_.causal && !own.has(own.end() - query_.tokens + 1)) {
+        return {Code::bad_shape, "keys that these queries see were evicted"};
+      }
       if (first_key(head, 0) < own.first * kPageTokens) {
         return {Code::bad_shape, "the window has let go of keys that these queries see"};
       }

@@ -41,15 +41,20 @@ KvSequence::~KvSequence() {
 
 int64_t KvSequence::length(int layer) const {
   const std::lock_guard lock(mutex_);
-  int64_t least = pages(layer, 0).length;
-  for (int head = 1; head < cache_->layers()[size_t(layer)].heads; ++head) least = std::min(least, pages(layer, head).length);
+  int64_t least = pages(layer, 0).end();
+  for (int head = 1; head < cache_->layers()[size_t(layer)].heads; ++head) least = std::min(least, pages(layer, head).end());
   return least;
+}
+
+int64_t KvSequence::held(int layer, int head) const {
+  const std::lock_guard lock(mutex_);
+  return pages(layer, head).length;
 }
 
 int64_t KvSequence::length() const {
   const std::lock_guard lock(mutex_);
-  int64_t least = pages_[0].length;
-  for (const HeadPages& own : pages_) least = std::min(least, own.length);
+  int64_t least = pages_[0].end();
+  for (const HeadPages& own : pages_) least = std::min(least, own.end());
   return least;
 }
 

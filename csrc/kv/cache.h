@@ -55,11 +55,17 @@ constexpr int64_t kRollback = 64;
 
 // The pages of one head of one layer, numbered by the tokens they hold.
 struct HeadPages {
-  int64_t length = 0;       // tokens
+  int64_t length = 0;       // tokens that it holds
+  int64_t missing = 0;      // tokens that were evicted: as much later is the position of one that came afterwards
+  int64_t settled = 0;      // tokens that were there when the last was evicted, their positions unknown
   int64_t first = 0;        // page of body[0]
   std::vector<Page*> body;
   int64_t first_exact = 0;  // page of exact[0]
   std::vector<Page*> exact, sinks;
+
+  int64_t end() const { return length + missing; }  // the next token's position
+  // Whether tokens from a position on are there, one behind the other.
+  bool has(int64_t position) const { return missing == 0 || position >= settled + missing; }
 };
 
 // Floats [tokens][heads][dim] of some type, strides in elements.
@@ -79,6 +85,25 @@ struct KvQuery {
   const float* sinks;  // one for each head, or null
   float* out;          // [tokens][heads][value_dim]
   float* lse;          // [tokens][heads], or null
+};
+
+// Keys turned by the angles of `by` positions, as kvant_rope has them.
+struct KvTurn {
+  int64_t by;
+  double theta, scale;
+  const float* factors;  // [rotary / 2], or null
+  int32_t rotary;
+  bool interleaved;
+};
+
+// What is kept of one head of `held` tokens: `count` ascending ones, of which numbers turn_begin .. turn_end - 1 have their keys turned.
+struct KvSelection {
+  int32_t layer, head;
+  int64_t held;
+  const int64_t* kept;
+  int64_t count;
+  const KvTurn* turn;  // or null
+  int64_t turn_begin, turn_end;
 };
 
 class KvSequence;
@@ -102,15 +127,19 @@ class KvSequence {
   KvSequence(const KvSequence&) = delete;
 
   const std::shared_ptr<KvCache>& cache() const { return cache_; }
-  // Tokens that all layers hold; that one holds.
+  // Tokens that were appended to all layers, or to one, and not taken back; those that a head holds.
   int64_t length() const;
   int64_t length(int layer) const;
+  int64_t held(int layer, int head) const;
 
   // bad: token and head of the first number that cannot be stored, else -1.
   Status append(int layer, int64_t tokens, const KvInput& k, const KvInput& v, int limit, int64_t* bad);
   Status attend(int layer, const KvQuery& query, int limit) const;
   Status truncate(int64_t length);
   Status fork(std::unique_ptr<KvSequence>& out) const;
+  // Each head is left with what is kept of it; all are, or none. evict: tokens that come later keep their positions,
+  // else those behind a gap move forward (select.cpp).
+  Status select(const KvSelection* heads, int64_t count, bool evict, int limit);
 
   // Tokens first .. first + tokens - 1 of a head, as rows of a file or, where bytes is null, as floats with all
   // transforms taken back; and tokens appended from such rows [tokens][heads].
@@ -127,12 +156,13 @@ class KvSequence {
   class Growth;
   class Copies;
   friend class Attention;
+  friend class Selecting;
 
   template <class Fill>
   Status grow(int layer, int64_t tokens, int limit, int64_t* bad, Fill&& fill);
   HeadPages& pages(int layer, int head) { return pages_[size_t(first_[size_t(layer)] + head)]; }
   const HeadPages& pages(int layer, int head) const { return pages_[size_t(first_[size_t(layer)] + head)]; }
-  void cut(const KvLayer& layer, HeadPages& pages, int64_t length, Page* copies);
+  void cut(const KvLayer& layer, HeadPages& pages, int64_t length, Page* copies = nullptr);
   void let_go(const KvLayer& layer, HeadPages& pages, int64_t length);
 
   std::shared_ptr<KvCache> cache_;

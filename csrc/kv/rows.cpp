@@ -140,15 +140,15 @@ void KvCoder::put_groups(const uint8_t* exact, uint8_t* side, int begin, int end
   for (int at = begin / group * group; at + group <= end; at += group) codec().code_keys(exact, at, dim_, side);
 }
 
-void KvCoder::take(const uint8_t* side, int token, int64_t rows) {
-  if (coded()) return codec().take[side_](side, token, int(rows), blocks(), rows_);
-  if (by_channel()) return codec().decode_keys(side, token, int(rows), dim_, x_, width_);
+void KvCoder::take(const uint8_t* side, int token, int64_t rows, int64_t r) {
+  if (coded()) return codec().take[side_](side, token, int(rows), blocks(), from(r));
+  if (by_channel()) return codec().decode_keys(side, token, int(rows), dim_, x_ + r * width_, width_);
   const AttendKernels& attend = *kernels_.attend;
   const auto take = (side_ ? attend.take_values : attend.take_keys)[int(layer_.codec[side_])];
-  take(side, token, int(rows), dim_, x_, width_);
+  take(side, token, int(rows), dim_, x_ + r * width_, width_);
 }
 
-void KvCoder::take_exact(const uint8_t* side, int token, int64_t r, int64_t rows) {
+void KvCoder::take_exact(const uint8_t* side, int token, int64_t rows, int64_t r) {
   const AttendKernels& attend = *kernels_.attend;
   const auto take = (side_ ? attend.take_values : attend.take_keys)[int(KvCodec::f16)];
   take(side, token, int(rows), dim_, x_ + r * width_, width_);
@@ -163,10 +163,10 @@ void KvCoder::write(int64_t rows, uint8_t* bytes) const {
   }
 }
 
-void KvCoder::decode(int64_t rows) {
+void KvCoder::decode(int64_t rows, int64_t r) {
   if (!coded()) return;
   const KvCodecInfo& info = layer_.info(side_);
-  for (int64_t i = 0; i < rows * blocks(); ++i) {
+  for (int64_t i = r * blocks(); i < (r + rows) * blocks(); ++i) {
     const float scale = f16_to_f32(rows_.scales[i]), min = info.has_min ? f16_to_f32(rows_.mins[i]) : 0.0f;
     for (int64_t e = i * kKvBlock; e < (i + 1) * kKvBlock; ++e) {
       const int code = rows_.codes[e], value = info.table ? info.table[code] : code - info.offset;

@@ -29,12 +29,12 @@ class KvCoder {
   // were tokens up to `begin` before, from the page of halves beside.
   void put_groups(const uint8_t* exact, uint8_t* side, int begin, int end) const;
 
-  void take(const uint8_t* side, int token, int64_t rows);
+  // Out of a page into rows r ..; the exact copy's floats.
+  void take(const uint8_t* side, int token, int64_t rows, int64_t r = 0);
+  void take_exact(const uint8_t* side, int token, int64_t rows, int64_t r);
   void write(int64_t rows, uint8_t* bytes) const;
-  // Floats of what was taken, as they were coded.
-  void decode(int64_t rows);
-  // Halves, in the place of floats of rows r and on.
-  void take_exact(const uint8_t* side, int token, int64_t r, int64_t rows);
+  // Floats of what was taken into rows r .., as they were coded.
+  void decode(int64_t rows, int64_t r = 0);
   void untransform(int head, int64_t rows);
 
   float* floats() { return x_; }

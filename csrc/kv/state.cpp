@@ -9,7 +9,7 @@ namespace {
 
 // Before the pages of a head: body, exact, sinks, in this order.
 struct StateHead {
-  int64_t length, first, body, first_exact, exact, sinks, reserved[2];
+  int64_t length, first, body, first_exact, exact, sinks, missing, settled;
 };
 static_assert(sizeof(StateHead) == 64);
 
@@ -19,16 +19,19 @@ int64_t bytes_of(const KvLayer& layer, const StateHead& head) {
 
 StateHead head_of(const HeadPages& own) {
   return {own.length,           own.first,             int64_t(own.body.size()), own.first_exact, int64_t(own.exact.size()),
-          int64_t(own.sinks.size()), {}};
+          int64_t(own.sinks.size()), own.missing, own.settled};
 }
 
 // Whether such pages can be those of a sequence.
 bool is_sound(const KvLayer& layer, const StateHead& head) {
   constexpr int64_t kMost = int64_t(1) << 40;
   if (head.length < 0 || head.length > kMost) return false;
+  const bool whole = head.missing == 0 && head.settled == 0;
+  const bool evicted = head.missing > 0 && head.missing <= kMost && head.settled > 0 && head.settled <= head.length;
+  if (!whole && (!evicted || layer.window != kNoWindow)) return false;
   const int64_t end = pages_of(head.length);
   if (head.first < 0 || head.first > end || head.body != end - head.first) return false;
-  if (head.first > 0 && (layer.window == kNoWindow || head.first * kPageTokens > head.length - layer.window)) return false;
+  if (head.first > 0 && (layer.window == kNoWindow || head.first * kPageTokens > head.length + 1 - layer.window)) return false;
   if (head.exact < 0 || head.first_exact < 0 || head.first_exact > end) return false;
   if (head.exact != (layer.near() ? end - head.first_exact : 0)) return false;
   // A group that is not full has no codes.
@@ -106,12 +109,14 @@ Status KvSequence::load(int layer_index, int head, const uint8_t* state, int64_t
     return {Code::bad_shape, "the state is not one of such a layer"};
   }
   for (int other = 0; other < layer.heads; ++other) {
-    const int64_t length = pages(layer_index, other).length;
-    if (length != 0 && length != begin.length) return {Code::bad_shape, "the heads of a layer have as many tokens each"};
+    const int64_t length = pages(layer_index, other).end();
+    if (length != 0 && length != begin.length + begin.missing) return {Code::bad_shape, "the heads of a layer have as many tokens each"};
   }
   PagePool& pool = cache_->pool();
   HeadPages fresh;
   fresh.length = begin.length;
+  fresh.missing = begin.missing;
+  fresh.settled = begin.settled;
   fresh.first = begin.first;
   fresh.first_exact = begin.first_exact;
   Status status;

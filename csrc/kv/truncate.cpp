@@ -81,7 +81,7 @@ class KvSequence::Copies {
       // First tokens are there as they were.
       const int64_t exact = std::min(length, layer.sink) - (length - count);
       const int64_t offset = side ? layer.exact_offset() : 0;
-      if (exact > 0) coder.take_exact(own.sinks[size_t(length / kPageTokens)]->data + offset, 0, 0, exact);
+      if (exact > 0) coder.take_exact(own.sinks[size_t(length / kPageTokens)]->data + offset, 0, exact, 0);
       (void)coder.put_exact(0, count, page->data + offset, 0);
     }
     return page;
@@ -138,7 +138,8 @@ Status KvSequence::truncate(int64_t length) {
     const int64_t seen = std::max(length + 1 - layers[l].window, int64_t(0));
     for (int head = 0; head < layers[l].heads; ++head) {
       const HeadPages& own = pages(int(l), head);
-      if (length < 0 || length > own.length) return {Code::bad_shape, "there are not so many tokens"};
+      if (length < 0 || length > own.end()) return {Code::bad_shape, "there are not so many tokens"};
+      if (length > 0 && !own.has(length)) return {Code::bad_shape, "tokens before it were evicted"};
       if (length > 0 && layers[l].window != kNoWindow && seen < own.first * kPageTokens) {
         return {Code::bad_shape, "a window has let go of tokens that would be seen again"};
       }
@@ -149,7 +150,8 @@ Status KvSequence::truncate(int64_t length) {
     if (const Status s = copies.take(length); !s.ok()) return s;
     for (size_t l = 0; l < layers.size(); ++l) {
       for (int head = 0; head < layers[l].heads; ++head) {
-        cut(layers[l], pages(int(l), head), length, copies.make(int(l), head, length));
+        HeadPages& own = pages(int(l), head);
+        cut(layers[l], own, length > 0 ? length - own.missing : 0, copies.make(int(l), head, length));
       }
     }
     copies.keep();

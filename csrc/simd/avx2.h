@@ -125,6 +125,11 @@ struct Avx2 {
     const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128((__m128i*)out, _mm_shuffle_epi32(bytes, 0xd8));
   }
+  KVANT_INLINE void store_four_bytes(uint8_t* out, I a, I b, I c, I d) {
+    const I low = isplat(255);
+    const I ab = _mm256_packus_epi32(iand(a, low), iand(b, low)), cd = _mm256_packus_epi32(iand(c, low), iand(d, low));
+    _mm256_storeu_si256((I*)out, _mm256_packus_epi16(ab, cd));
+  }
 
   KVANT_INLINE I load_u8(const uint8_t* x) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)x)); }
   KVANT_INLINE F low_half(I a) {

@@ -124,6 +124,11 @@ struct Avx512Vnni {
   KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[1]) {
     _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8(a[0]));
   }
+  KVANT_INLINE void store_four_bytes(uint8_t* out, I a, I b, I c, I d) {
+    const I low = isplat(255);
+    const I ab = _mm512_packus_epi32(iand(a, low), iand(b, low)), cd = _mm512_packus_epi32(iand(c, low), iand(d, low));
+    _mm512_storeu_si512(out, _mm512_packus_epi16(ab, cd));
+  }
 
   KVANT_INLINE I load_u8(const uint8_t* x) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)x)); }
   KVANT_INLINE F low_half(I a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }

@@ -115,6 +115,10 @@ struct NeonDotprod {
     const int16x8_t high = vuzp1q_s16(vreinterpretq_s16_s32(a[2]), vreinterpretq_s16_s32(a[3]));
     vst1q_u8(out, vuzp1q_u8(vreinterpretq_u8_s16(low), vreinterpretq_u8_s16(high)));
   }
+  KVANT_INLINE void store_four_bytes(uint8_t* out, I a, I b, I c, I d) {
+    const I all[4] = {a, b, c, d};
+    store_bytes(out, all);
+  }
 
   KVANT_INLINE I load_u8(const uint8_t* x) {
     uint32_t four;

@@ -83,6 +83,10 @@ struct Scalar {
   template <I (*op)(I, I)>
   KVANT_INLINE I fold_each(const I (&rows)[1]) { return rows[0]; }
   KVANT_INLINE void store_bytes(uint8_t* out, const I (&a)[1]) { *out = uint8_t(a[0]); }
+  KVANT_INLINE void store_four_bytes(uint8_t* out, I a, I b, I c, I d) {
+    const I all[4] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i) out[4 * i] = uint8_t(all[i]);
+  }
 
   KVANT_INLINE I load_u8(const uint8_t* x) { return *x; }
   KVANT_INLINE F low_half(I a) { return f16_to_f32(uint16_t(a)); }

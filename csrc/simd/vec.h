@@ -125,6 +125,11 @@ struct Wide {
   // The low byte of every lane.
   KVANT_INLINE void store_bytes(uint8_t* out, I a) { N::store_bytes(out, a.v); }
 
+  // The low bytes of lanes of four: of lane l of a[i] to out[16 * (l / 4) + 4 * i + l % 4].
+  KVANT_INLINE void store_four_bytes(uint8_t* out, const I (&a)[4]) {
+    KVANT_EACH N::store_four_bytes(out + 4 * p * kWidth, a[0].v[p], a[1].v[p], a[2].v[p], a[3].v[p]);
+  }
+
   KVANT_INLINE I load_u8(const uint8_t* x) { I r; KVANT_EACH r.v[p] = N::load_u8(x + p * kWidth); return r; }
   // The half in the low sixteen bits of every lane.
   KVANT_INLINE F low_half(I a) { F r; KVANT_EACH r.v[p] = N::low_half(a.v[p]); return r; }

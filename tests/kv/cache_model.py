@@ -5,8 +5,9 @@ Says of every operation of `KVCache` whether it is refused, and how many bytes a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 PAGE = 64
 ROLLBACK = 64
@@ -71,9 +72,17 @@ class Pool:
 
 @dataclass
 class Pages:
-    """Of one layer; those of its heads are alike and counted as one."""
+    """Of one layer; those of its heads are alike and counted as one.
+
+    ids     the token in each place
+    moved   whether some came from others, with or without their exact copies
+    """
 
     length: int = 0
+    missing: int = 0
+    settled: int = 0
+    moved: bool = False
+    ids: list[int] = field(default_factory=list)
     first: int = 0
     body: list[int] = field(default_factory=list)
     first_exact: int = 0
@@ -83,15 +92,17 @@ class Pages:
     reopened: list[int] = field(default_factory=list)
 
     def copy(self):
-        return Pages(
-            self.length,
-            self.first,
-            self.body[:],
-            self.first_exact,
-            self.exact[:],
-            self.sinks[:],
-            self.reopened[:],
-        )
+        names = ("ids", "body", "exact", "sinks", "reopened")
+        lists = {name: getattr(self, name)[:] for name in names}
+        return replace(self, **lists)
+
+    @property
+    def end(self):
+        return self.length + self.missing
+
+    def owns(self, pool, pages, place):
+        """Whether there is a page at a place that nobody else holds."""
+        return 0 <= place < len(pages) and pool.references[pages[place]] == 1
 
 
 class ModelSequence:
@@ -100,11 +111,17 @@ class ModelSequence:
     def __init__(self, layers, pool):
         self.layers, self.pool = layers, pool
         self.tokens = []
+        self.changed = None
         self.pages = [Pages() for _ in layers]
 
     @property
     def length(self):
-        return min(pages.length for pages in self.pages)
+        return min(pages.end for pages in self.pages)
+
+    @property
+    def computed(self):
+        """First tokens that are what a new sequence would compute."""
+        return self.length if self.changed is None else min(self.length, self.changed)
 
     def free(self):
         for own in self.pages:
@@ -113,7 +130,7 @@ class ModelSequence:
 
     def fork(self):
         copy = ModelSequence(self.layers, self.pool)
-        copy.tokens = self.tokens[:]
+        copy.tokens, copy.changed = self.tokens[:], self.changed
         copy.pages = [own.copy() for own in self.pages]
         for own in copy.pages:
             self.pool.references.update(own.body + own.exact + own.sinks)
@@ -121,35 +138,122 @@ class ModelSequence:
 
     def truncate(self, length):
         for layer, own in zip(self.layers, self.pages, strict=True):
-            if not 0 <= length <= own.length:
+            if not 0 <= length <= own.end:
+                raise RefusedError
+            if length and own.missing and length < own.settled + own.missing:
                 raise RefusedError
             if length and layer.window and max(length + 1 - layer.window, 0) < own.first * PAGE:
                 raise RefusedError
         opened = [self._opens(*each, length) for each in zip(self.layers, self.pages, strict=True)]
         need = 0
         for layer, own, opens in zip(self.layers, self.pages, opened, strict=True):
-            if opens and not self._spare(own):
+            if opens and not own.owns(self.pool, own.exact, len(own.exact) - 1):
                 need += layer.exact_bytes * layer.heads
         if need and not self.pool.fits(need):
             raise FullError
         for layer, own, opens in zip(self.layers, self.pages, opened, strict=True):
-            last = pages_of(length)
-            own.reopened = [group for group in own.reopened if group // PAGE * PAGE < length]
-            self._cut(own.body, last - own.first)
             if opens:
                 self._cut(own.exact, 0)
                 own.exact.append(self.pool.take(layer.exact_bytes * layer.heads))
-                own.first_exact = last - 1
+                own.first_exact = length // PAGE
+            self._cut_pages(layer, own, length - own.missing if length else 0)
+            own.reopened = [group for group in own.reopened if group // PAGE * PAGE < length]
             if opens or any(group // PAGE == length // PAGE for group in own.reopened):
                 own.reopened.append(length // layer.group * layer.group)
-            self._cut(own.exact, last - own.first_exact)
-            if not own.exact:
-                own.first_exact = last
-            self._cut(own.sinks, min(last, pages_of(layer.sink)))
-            own.length = length
-            if not length:
-                own.first = own.first_exact = 0
         del self.tokens[length:]
+        if self.changed is not None and length <= self.changed:
+            self.changed = None
+
+    def remove(self, start, stop):
+        """Tokens start .. stop - 1, of all layers."""
+        if not 0 <= start <= stop <= self.length:
+            raise RefusedError
+        if start == stop:
+            return
+        kept = []
+        for own in self.pages:
+            first = start - own.missing
+            if own.missing and first < own.settled:
+                raise RefusedError
+            kept.append([*range(first), *range(stop - own.missing, own.length)])
+        self._select(kept, False)
+        del self.tokens[start:stop]
+        self.changed = start if self.changed is None else min(start, self.changed)
+
+    def evict(self, kept):
+        """All but these places of each layer; None for all."""
+        self._select(kept, True)
+        self.changed = 0
+
+    def _select(self, kept, evict):
+        plans = []
+        for layer, own, places in zip(self.layers, self.pages, kept, strict=True):
+            if layer.group > 1 and places is not None and len(places) < own.length:
+                raise RefusedError
+            if places is not None:
+                plans.append((layer, own, places, self._planned(layer, own, places)))
+        need = sum(layer.heads * each[1] for layer, _, _, plan in plans for each in plan or ())
+        if not self.pool.fits(need):
+            raise FullError
+        for layer, own, places, plan in plans:
+            if evict and len(places) < own.length:
+                own.missing += own.length - len(places)
+                own.settled = len(places)
+            if plan is None:
+                self._cut_pages(layer, own, len(places))
+                continue
+            own.moved = True
+            own.ids, own.length = [own.ids[place] for place in places], len(places)
+            for (fresh, nbytes, first), name in zip(plan, ("body", "exact", "sinks"), strict=True):
+                before = getattr(own, name)
+                each = nbytes // max(sum(page is None for page in fresh), 1) * layer.heads
+                after = [self.pool.take(each) if page is None else page for page in fresh]
+                self.pool.drop([page for page in before if page not in after])
+                setattr(own, name, after)
+                if name != "sinks":
+                    setattr(own, "first" if name == "body" else "first_exact", first)
+
+    def _planned(self, layer, own, places):
+        """Pages (None for new ones), bytes of new ones and number of the first; None to cut."""
+        length = len(places)
+        same = next((i for i, place in enumerate(places) if i != place), length)
+        there = bisect_left(places, own.first * PAGE)
+        first = pages_of(there) if same < length else own.first
+        if length and layer.window and first * PAGE > max(length + 1 - layer.window, 0):
+            raise RefusedError
+        if same == length:
+            return None
+
+        def run(pages, count, stay, nbytes):
+            out = []
+            for i in range(count):
+                reused = i < stay or own.owns(self.pool, pages, i)
+                out.append(pages[i] if reused else None)
+            return out, nbytes * sum(page is None for page in out)
+
+        end = pages_of(length)
+        stay = same // PAGE - first if first == own.first else 0
+        body = run(own.body, end - first, stay, layer.page_bytes)
+        exact_first = max(length - layer.tail - ROLLBACK, 0) // PAGE if layer.tail else 0
+        count = end - exact_first if layer.tail else 0
+        exact = run(own.exact, count, 0, layer.exact_bytes)
+        sinks = min(end, pages_of(layer.sink))
+        stay = sinks if same >= min(layer.sink, length) else 0
+        sinks = run(own.sinks, sinks, stay, layer.exact_bytes)
+        return (*body, first), (*exact, exact_first), (*sinks, 0)
+
+    def _cut_pages(self, layer, own, length):
+        last = pages_of(length)
+        self._cut(own.body, last - own.first)
+        self._cut(own.exact, last - own.first_exact)
+        if not own.exact:
+            own.first_exact = last
+        self._cut(own.sinks, min(last, pages_of(layer.sink)))
+        own.length = length
+        del own.ids[length:]
+        if not length:
+            own.first = own.first_exact = own.missing = own.settled = 0
+            own.moved = False
 
     def grow(self, number, count, commit=True):
         """Append so many tokens to a layer, or find out that a row is refused (not commit)."""
@@ -186,7 +290,7 @@ class ModelSequence:
     def attend(self, number, queries):
         """RefusedError where the last queries see what a window has let go of."""
         layer, own = self.layers[number], self.pages[number]
-        if queries > own.length:
+        if queries > own.length or (own.missing and queries > own.length - own.settled + 1):
             raise RefusedError
         first = max(own.length - queries + 1 - (layer.window or own.length), 0)
         if first < own.first * PAGE:
@@ -195,10 +299,6 @@ class ModelSequence:
     def _opens(self, layer, own, length):
         """Whether a cut leaves a page of which the exact tokens are gone."""
         return layer.group > 1 and length % PAGE and length // PAGE < own.first_exact
-
-    def _spare(self, own):
-        """Whether the last page of exact tokens is nobody else's."""
-        return own.exact and self.pool.references[own.exact[-1]] == 1
 
     def _plan(self, length, pages, first, nbytes, end):
         behind = first + len(pages)
@@ -242,7 +342,7 @@ class ModelIndex:
         return False
 
     def publish(self, seq, tokens, extra):
-        length = min(len(tokens), seq.length) // PAGE * PAGE
+        length = min(len(tokens), seq.computed) // PAGE * PAGE
         if not length:
             return 0
         for entry in self.kept:

@@ -10,20 +10,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from cache_model import FullError, ModelIndex, ModelLayer, ModelSequence, Pool, RefusedError
 
-from kvant import CacheFullError, KVCache, KVPolicy, ShapeError
+from kvant import CacheFullError, FormatError, KVCache, KVPolicy, ShapeError
 from support import words
 
 VOCABULARY = 1024
-KV_HEADS = [2, 2, 1, 1, 1]
-HEAD_DIM = [32, 32, 32, 16, 48]
-VALUE_DIM = [32, 32, 48, 16, 16]
-CODECS = [("q8_0", "q4_0")] * 2 + [("lm3", "q5_1"), ("f16", "f16"), ("kivi2", "kivi4")]
-LAYERS = len(CODECS)
-# Tokens whose keys are coded together.
-GROUP = [1, 1, 1, 1, 32]
+KV_HEADS = [2, 2, 1, 1]
+HEAD_DIM = [32, 32, 32, 16]
+VALUE_DIM = [32, 32, 48, 16]
+CODECS = [("q8_0", "q4_0"), ("q8_0", "q4_0"), ("lm3", "q5_1"), ("f16", "f16")]
+BY_CHANNEL = ("kivi2", "kivi4")
 # The second layer reads the first one's keys.
 SHARE = {1: 0}
-OWNED = [0, 2, 3, 4]
+OWNED = [0, 2, 3]
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,18 @@ class Setting:
     window: int | None = 100
     sink: int = 5
     tail: int = 40
-    budget: int | None = 900_000
+    budget: int | None = 700_000
+    by_channel: bool = False
+
+    def codecs(self, layer):
+        """Of the last layer keys may be coded in groups."""
+        return BY_CHANNEL if self.by_channel and layer == 3 else CODECS[layer]
 
     def cache(self):
-        policy = KVPolicy(self.sink, self.tail, {layer: CODECS[layer] for layer in OWNED})
-        window = [None, None, self.window, None, None]
+        policy = KVPolicy(self.sink, self.tail, {layer: self.codecs(layer) for layer in OWNED})
+        window = [None, None, self.window, None]
         return KVCache(
-            LAYERS,
+            4,
             KV_HEADS,
             HEAD_DIM,
             value_dim=VALUE_DIM,
@@ -53,19 +56,19 @@ class Setting:
         """Bytes of pages are measured: what one token takes, in a cache that keeps nothing else."""
         layers = []
         for layer in OWNED:
-            exact = CODECS[layer] != ("f16", "f16")
-            pages = _one_token(replace(self, sink=0, tail=1, budget=None).cache(), layer)
-            halves = KVCache(LAYERS, KV_HEADS, HEAD_DIM, "f16", "f16", value_dim=VALUE_DIM)
+            exact = self.codecs(layer) != ("f16", "f16")
+            both = _one_token(replace(self, sink=0, tail=1, budget=None).cache(), layer)
+            halves = KVCache(4, KV_HEADS, HEAD_DIM, "f16", "f16", value_dim=VALUE_DIM)
             beside = _one_token(halves, layer) if exact else 0
             layers.append(
                 ModelLayer(
                     KV_HEADS[layer],
-                    pages - beside,
+                    both - beside,
                     beside,
                     self.window if layer == 2 else None,
                     self.sink if exact else 0,
                     self.tail if exact else 0,
-                    GROUP[layer],
+                    32 if self.codecs(layer) == BY_CHANNEL else 1,
                 )
             )
         return layers
@@ -124,7 +127,6 @@ class Pair:
             )
             for layer in OWNED
             for side in (0, 1)
-            if side or GROUP[layer] == 1
         }
 
     def new(self):
@@ -145,9 +147,9 @@ class Pair:
         return fork
 
     def truncate(self, both, length):
-        model = both.model
         self._same(
-            lambda: both.real.truncate(length), lambda: self._with_room(model.truncate, length)
+            lambda: both.real.truncate(length),
+            lambda: self._with_room(lambda: both.model.truncate(length)),
         )
         self.check(both)
 
@@ -157,28 +159,57 @@ class Pair:
         Returns whether there was room.
         """
         model, layer = both.model, OWNED[number]
-        at = model.pages[number].length
+        at = model.pages[number].end
         known = model.tokens[at : at + len(tokens)]
         tokens = known + tokens[len(known) :]
         k, v = keys_and_values(layer, tokens)
         there = self._same(
             lambda: both.real.append(layer, k, v, threads=self.threads),
-            lambda: self._with_room(model.grow, number, len(tokens)),
+            lambda: self._grow(model, number, len(tokens)),
         )
         if there:
             model.tokens += tokens[len(known) :]
+            model.pages[number].ids += tokens
         self.check(both)
         return there
+
+    def remove(self, both, start, stop):
+        self._same(
+            lambda: both.real.remove(start, stop, threads=self.threads),
+            lambda: self._with_room(lambda: both.model.remove(start, stop)),
+        )
+        self.check(both)
+
+    def evict(self, both, keep, seed):
+        """So many tokens of every layer, by scores that are drawn."""
+        drawn = {
+            layer: np.random.default_rng([seed, layer]).random(own.length)
+            for layer, own in zip(OWNED, both.model.pages, strict=True)
+        }
+        kept = [
+            np.sort(np.argsort(-drawn[layer])[:keep]).tolist() if each.window is None else None
+            for layer, each in zip(OWNED, self.layers, strict=True)
+        ]
+
+        class Drawn:
+            def scores(self, keys, values, head):
+                return drawn[head.layer]
+
+        self._same(
+            lambda: both.real.evict(Drawn(), keep, threads=self.threads),
+            lambda: self._with_room(lambda: both.model.evict(kept)),
+        )
+        self.check(both)
 
     def append_refused(self, both, number, tokens, row, head, bad, side):
         """Tokens of which one has a number that cannot be stored."""
         model, layer = both.model, OWNED[number]
-        at = model.pages[number].length
+        at = model.pages[number].end
         kv = keys_and_values(layer, tokens)
         kv[side][row, head % KV_HEADS[layer], row % 16] = bad
 
         def grow():
-            self._with_room(model.grow, number, len(tokens), False)
+            self._grow(model, number, len(tokens), commit=False)
             raise RefusedError
 
         message = self._same(
@@ -200,10 +231,11 @@ class Pair:
             lambda: out.append(both.real.attend(layer, q, threads=self.threads)),
             lambda: both.model.attend(number, queries),
         )
-        if not there or not both.model.sees_all_exactly(number, queries):
+        own, exact = both.model.pages[number], self.layers[number].sink + self.layers[number].tail
+        if not there or not both.model.sees_all_exactly(number, queries) or (own.moved and exact):
             return False
         fresh = replace(self.setting, budget=None).cache().sequence()
-        tokens = both.model.tokens[: both.model.pages[number].length]
+        tokens = own.ids
         fresh.append(owner, *keys_and_values(owner, tokens), threads=self.threads)
         wanted = fresh.attend(layer, q, threads=self.threads)
         assert np.array_equal(words(out[0]), words(wanted))
@@ -216,15 +248,16 @@ class Pair:
         start = min(max(start, own.first * 64), own.length)
         stop = min(max(stop, start), own.length)
         got = (both.real.values if side else both.real.keys)(layer, head, start, stop)
-        if (layer, side) in self.decoded:
-            wanted = self.decoded[layer, side][head, both.model.tokens[start:stop]]
+        group = self.layers[number].group
+        if side or group == 1:
+            wanted = self.decoded[layer, side][head, own.ids[start:stop]]
         else:
             fresh = replace(self.setting, budget=None).cache().sequence()
-            fresh.append(layer, *keys_and_values(layer, both.model.tokens[: own.length]))
+            fresh.append(layer, *keys_and_values(layer, own.ids))
             wanted = fresh.keys(layer, head, start, stop)
             # What was coded from copies is near it.
-            for group in own.reopened:
-                part = slice(max(group - start, 0), max(group + GROUP[layer] - start, 0))
+            for first in own.reopened:
+                part = slice(max(first - start, 0), max(first + group - start, 0))
                 got[part] = wanted[part]
         assert np.array_equal(words(got), words(wanted))
 
@@ -257,7 +290,9 @@ class Pair:
         if both is not None:
             assert both.real.length == both.model.length
             for layer, own in zip(OWNED, both.model.pages, strict=True):
-                assert both.real.layer_length(layer) == own.length
+                assert both.real.layer_length(layer) == own.end
+                assert {both.real.held(layer, h) for h in range(KV_HEADS[layer])} == {own.length}
+                assert len(own.ids) == own.length
 
     def close(self):
         """Nothing is left when nobody holds anything."""
@@ -266,10 +301,13 @@ class Pair:
         self.drop(None)
         assert self.cache.nbytes == self.cache.stats().pages == 0
 
-    def _with_room(self, operation, *given):
+    def _grow(self, model, number, count, commit=True):
+        return self._with_room(lambda: model.grow(number, count, commit))
+
+    def _with_room(self, call):
         while True:
             try:
-                return operation(*given)
+                return call()
             except FullError:
                 if not self.index.drop_oldest():
                     raise
@@ -280,15 +318,14 @@ class Pair:
         error, text = None, ""
         try:
             real()
-        except (ShapeError, CacheFullError) as caught:
+        except (ShapeError, FormatError, CacheFullError) as caught:
             error, text = type(caught), str(caught)
         refusal = None
         try:
             model()
         except (RefusedError, FullError) as caught:
             refusal = type(caught)
-        assert {ShapeError: RefusedError, CacheFullError: FullError, None: None}[
-            error
-        ] is refusal, text
+        refusals = {ShapeError: RefusedError, FormatError: RefusedError, CacheFullError: FullError}
+        assert refusals.get(error) is refusal, text
         self.refusals += error is not None
         return text if message else error is None

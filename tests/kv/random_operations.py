@@ -16,13 +16,16 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from pair import LAYERS, OWNED, VOCABULARY, Pair, Setting
+from pair import OWNED, VOCABULARY, Pair, Setting
 
 SETTINGS = [
     Setting(),
     Setting(window=None, sink=0, tail=0),
-    Setting(window=30, sink=70, tail=1, budget=650_000),
+    Setting(window=30, sink=70, tail=1, budget=500_000),
     Setting(window=200, sink=0, tail=150, budget=None),
+    Setting(window=70, sink=0, tail=0, budget=500_000),
+    Setting(by_channel=True),
+    Setting(window=None, sink=0, tail=0, by_channel=True),
 ]
 MOST_SEQUENCES, MOST_TOKENS = 8, 900
 WEIGHTS = {
@@ -38,6 +41,8 @@ WEIGHTS = {
     "match": 5,
     "attend": 2,
     "drop": 1,
+    "remove": 4,
+    "evict": 3,
 }
 
 
@@ -81,7 +86,7 @@ class Walk:
 
     def append(self, both):
         model = both.model
-        if any(own.length < len(model.tokens) for own in model.pages):
+        if any(own.end < len(model.tokens) for own in model.pages):
             # A step that broke off is taken back, or what is missing is added.
             if self.random.random() < 0.5:
                 return self.pair.truncate(both, model.length)
@@ -90,14 +95,14 @@ class Walk:
             tokens = self.next_tokens(both, self.count())
         total = len(model.tokens) + len(tokens)
         for number in self.random.sample(range(len(OWNED)), len(OWNED)):
-            missing = total - model.pages[number].length
+            missing = total - model.pages[number].end
             if missing and not self.pair.append(both, number, (model.tokens + tokens)[-missing:]):
                 # What a server would do; most of the time there shall be room.
                 return self.pair.free(self.random.choice(self.pair.sequences))
 
     def append_unevenly(self, both):
         number = self.random.randrange(len(OWNED))
-        ahead = len(both.model.tokens) - both.model.pages[number].length
+        ahead = len(both.model.tokens) - both.model.pages[number].end
         tokens = self.ids(self.random.randrange(6))
         self.pair.append(both, number, both.model.tokens[-ahead:] + tokens if ahead else tokens)
 
@@ -128,6 +133,18 @@ class Walk:
     def rollback(self, both):
         self.pair.truncate(both, max(both.model.length - self.random.randrange(70), 0))
 
+    def remove(self, both):
+        length = both.model.length
+        start = self.random.randrange(length + 1)
+        if self.random.random() < 0.5:
+            start = max(length - self.random.randrange(80), 0)
+        count = self.random.choice([0, 1, 5, 30, 64, 200])
+        self.pair.remove(both, start, min(start + count, length + (count == 30)))
+
+    def evict(self, both):
+        keep = self.random.choice([1, 10, 64, 100, 300])
+        self.pair.evict(both, keep, self.random.randrange(1000))
+
     def fork(self, both):
         self.pair.fork(both)
 
@@ -147,7 +164,7 @@ class Walk:
         self.pair.match(tokens, self.random.choice([b"", b"", b"a"]))
 
     def attend(self, both):
-        layer = self.random.randrange(LAYERS)
+        layer = self.random.randrange(4)
         self.pair.attend(both, layer, self.random.choice([1, 1, 2, 5, 70]))
 
     def drop(self, both):

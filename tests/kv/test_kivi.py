@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvant import CacheFullError, FormatError, KVCache, KVPolicy, KVSide, ShapeError, isa
-from kvant.kv import CODECS
+from kvant.kv import CODECS, KeyDiff
 from kvant.reference import kv_codecs
 from kvant.reference.kv_attention import kv_attention
 from support import words
@@ -291,6 +291,20 @@ def test_keys_have_no_rows(side):
     with pytest.raises(FormatError, match=r"\[from_ggml\] keys that are coded by channel"):
         seq.from_ggml(0, k[:, :, : 4 + 4 * int(side.codec[-1])], v)
     assert seq.length == 40
+
+
+def test_groups_are_not_torn_apart():
+    cache = KVCache(2, 1, 32, "q4_0", "q4_0", policy=KVPolicy(layers={1: ("kivi4", "q4_0")}))
+    seq, x, q = cache.sequence(), normal(100, 1, 32), normal(1, 1, 32, seed=1)
+    for layer in (0, 1):
+        seq.append(layer, x, x)
+    before = [seq.attend(layer, q) for layer in (0, 1)]
+    with pytest.raises(FormatError, match=r"\[remove\] keys that are coded by channel stay"):
+        seq.remove(10, 20)
+    with pytest.raises(FormatError, match="keys that are coded by channel stay"):
+        seq.evict(KeyDiff(), keep=0.5)
+    assert seq.length == 100
+    assert all(same(seq.attend(layer, q), before[layer]) for layer in (0, 1))
 
 
 @pytest.mark.parametrize("first_exact", [1, 2])

@@ -12,9 +12,10 @@ from hypothesis.stateful import (
     invariant,
     rule,
 )
-from pair import LAYERS, OWNED, VOCABULARY, Pair
+from pair import OWNED, VOCABULARY, Pair
 from random_operations import SETTINGS, run
 
+NAMES = ["mixed", "plain", "short", "unbounded", "coded", "channels", "channels plain"]
 DOCUMENTS = [[(i * (d + 3) + d) % VOCABULARY for i in range(2000)] for d in range(2)]
 counts = st.one_of(st.integers(1, 8), st.sampled_from([16, 63, 64, 65, 130, 300]))
 layers = st.integers(0, len(OWNED) - 1)
@@ -52,7 +53,7 @@ class CacheStates(RuleBasedStateMachine):
             return
         tokens = text[length : length + count] or text[:count]
         for number in order:
-            missing = length + len(tokens) - model.pages[number].length
+            missing = length + len(tokens) - model.pages[number].end
             if missing and not self.pair.append(both, number, tokens[-missing:]):
                 self.pair.truncate(both, model.length)
                 return
@@ -60,7 +61,7 @@ class CacheStates(RuleBasedStateMachine):
     @rule(both=sequences, number=layers, text=texts, count=st.integers(0, 5))
     def append_to_one_layer(self, both, number, text, count):
         tokens = both.model.tokens
-        done = both.model.pages[number].length
+        done = both.model.pages[number].end
         self.pair.append(both, number, (tokens[done:] + text[:count])[: max(count, 1)])
 
     @rule(
@@ -91,9 +92,17 @@ class CacheStates(RuleBasedStateMachine):
     def roll_back(self, both, count):
         self.pair.truncate(both, max(both.model.length - count, 0))
 
+    @rule(both=sequences, start=st.integers(-1, 1000), count=st.integers(0, 200))
+    def remove(self, both, start, count):
+        self.pair.remove(both, start, start + count)
+
+    @rule(both=sequences, keep=st.sampled_from([1, 20, 64, 200]), seed=st.integers(0, 9))
+    def evict(self, both, keep, seed):
+        self.pair.evict(both, keep, seed)
+
     @rule(
         both=sequences,
-        layer=st.integers(0, LAYERS - 1),
+        layer=st.integers(0, 3),
         queries=st.sampled_from([1, 1, 2, 7, 65]),
         seed=st.integers(0, 9),
     )
@@ -136,7 +145,7 @@ class CacheStates(RuleBasedStateMachine):
 TestCacheStates = CacheStates.TestCase
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=["mixed", "plain", "short", "unbounded"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
 def test_random_operations(setting):
     """A few of those that `make fuzz` does a million of."""
     done, refused = run(0, 1500, setting)

@@ -92,7 +92,8 @@ class PrefixIndex:
         seq
             A sequence of the cache.
         tokens
-            Ids of its tokens, below 2^32; what is not yet computed, or not given, is left out.
+            Ids of its tokens, below 2^32; what is not yet computed, or not given, is left out, as
+            is all behind tokens that were removed, turned or evicted.
         extra
             What keys and values depend on besides: the name of an adapter, a hash of images.
 
@@ -110,7 +111,8 @@ class PrefixIndex:
         if seq.cache is not self._cache():
             raise ShapeError("[publish] expected a sequence of the index's cache, got another's")
         data = _bytes_of("publish", tokens)
-        pages = min(len(data) // _PAGE_BYTES, seq.length // PAGE_TOKENS)
+        length = seq.length if seq._changed is None else min(seq.length, seq._changed)
+        pages = min(len(data) // _PAGE_BYTES, length // PAGE_TOKENS)
         digests = list(_digests(data, pages, extra))
         if not digests:
             return 0

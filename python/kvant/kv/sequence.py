@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kvant import _core
 from kvant.arrays import FLOAT_TYPES, bits, checked_out, empty, f32_array, f32_vector, float_type
 from kvant.errors import CacheFullError, ShapeError
+from kvant.kv.changes import Changes
 from kvant.kv.state import save
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _F32 = np.dtype(np.float32)
 T = TypeVar("T")
 
 
-class KVSequence:
+class KVSequence(Changes):
     """Keys and values of one sequence; made by `KVCache.sequence`.
 
     Results depend on the tokens that were appended and on the queries only: not on how many were
@@ -42,15 +43,21 @@ class KVSequence:
         self.cache = cache
         self.tokens: NDArray[np.int64] | None = None
         self._core = core
+        # Tokens from here on are not what a new sequence would compute; None for no such.
+        self._changed: int | None = None
 
     @property
     def length(self) -> int:
-        """Tokens that every layer holds."""
+        """Tokens of every layer: where the next one stands. Those that were evicted count."""
         return self._core.length(-1)
 
     def layer_length(self, layer: int) -> int:
-        """Tokens that one layer holds; more than `length` while layers are appended in turn."""
+        """Tokens of one layer; more than `length` while layers are appended in turn."""
         return self._core.length(self.cache.place(layer))
+
+    def held(self, layer: int, head: int = 0) -> int:
+        """Tokens that one head holds: those of its layer less what was evicted."""
+        return self._core.held(self.cache.place(layer), self._head("held", layer, head))
 
     def append(self, layer: int, k: Any, v: Any, *, threads: int | None = None) -> None:
         """Add keys and values of the next tokens to a layer.
@@ -138,7 +145,8 @@ class KVSequence:
         Raises
         ------
         ShapeError
-            A shape does not fit, or a window has let go of keys that the queries see.
+            A shape does not fit, a window has let go of keys that the queries see, or they come
+            before tokens were evicted.
         """
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
         q = f32_array("attend", "q", q)
@@ -170,7 +178,9 @@ class KVSequence:
 
     def fork(self) -> KVSequence:
         """A sequence with the same tokens, sharing all pages until one of the two writes."""
-        return KVSequence(self.cache, self._core.fork())
+        fork = KVSequence(self.cache, self._core.fork())
+        fork._changed = self._changed
+        return fork
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from `length` on, in every layer.
@@ -183,11 +193,14 @@ class KVSequence:
         Raises
         ------
         ShapeError
-            There are not so many, or a window has let go of tokens that would be seen again.
+            There are not so many, a window has let go of tokens that would be seen again, or tokens
+            before it were evicted.
         CacheFullError
             Such copies have no room: all pages that the cut lets go of are shared.
         """
         self._grow(lambda: self._core.truncate(length))
+        if self._changed is not None and length <= self._changed:
+            self._changed = None
 
     def save(self, path: str | os.PathLike[str], tokens: Any = None) -> None:
         """Write all pages to a file, whole or not at all.
@@ -204,12 +217,13 @@ class KVSequence:
     def keys(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
         """Keys of one head as they are stored, decoded, without transforms: f32 [T, head_dim].
 
+        Of the tokens that the head holds: where some were evicted, start and stop count the others.
         Of a group of `kivi4` or `kivi2` that is not full they are f16.
         """
         return self._decode(layer, 0, head, start, stop)
 
     def values(self, layer: int, head: int = 0, start: int = 0, stop: int | None = None) -> Array:
-        """Values of one head as they are stored, decoded: f32 [T, value_dim]."""
+        """Values of one head as they are stored, decoded: f32 [T, value_dim]. As for `keys`."""
         return self._decode(layer, 1, head, start, stop)
 
     def to_ggml(self, layer: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -221,9 +235,16 @@ class KVSequence:
         ------
         FormatError
             Keys are coded channel by channel (`kivi4`, `kivi2`) and have no rows.
+        ShapeError
+            Heads hold different numbers of tokens, or a window has let go of some.
         """
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
-        first, length = 0, self.layer_length(layer)
+        first, length = 0, self.held(layer)
+        lengths = {self.held(layer, head) for head in range(shape.kv_heads)}
+        if len(lengths) > 1:
+            raise ShapeError(
+                f"[to_ggml] expected heads with as many tokens each, got {sorted(lengths)}"
+            )
         rows = []
         for side, dim in enumerate((shape.head_dim, shape.value_dim)):
             codec = _number(self.cache, layer, side)
@@ -269,6 +290,12 @@ class KVSequence:
             )
         return place
 
+    def _head(self, function: str, layer: int, head: int) -> int:
+        heads = self.cache.shapes[layer].kv_heads
+        if not 0 <= head < heads:
+            raise ShapeError(f"[{function}] expected a head below {heads}, got {head}")
+        return head
+
     def _grow(self, call: Callable[[], T]) -> T:
         """What the call gives, with published prefixes let go of where they take the room."""
         while True:
@@ -280,9 +307,9 @@ class KVSequence:
 
     def _decode(self, layer: int, side: int, head: int, start: int, stop: int | None) -> Array:
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
-        if not 0 <= head < shape.kv_heads:
-            raise ShapeError(f"[keys] expected a head below {shape.kv_heads}, got {head}")
-        start, stop, _ = slice(start, stop).indices(self.layer_length(layer))
+        start, stop, _ = slice(start, stop).indices(
+            self.held(layer, self._head("keys", layer, head))
+        )
         dim = shape.value_dim if side else shape.head_dim
         out = np.empty((max(stop - start, 0), dim), np.float32)
         self._core.decode(place, side, head, start, out)

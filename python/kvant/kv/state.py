@@ -90,6 +90,7 @@ def save(seq: KVSequence, path: str | os.PathLike[str], tokens: Any = None) -> N
     header = json.dumps(
         {
             "length": seq.length,
+            "changed": seq._changed,
             "tokens": ids,
             "model": cache.fingerprint,
             "layers": describe(cache),
@@ -132,6 +133,7 @@ def load(cache: KVCache, path: str | os.PathLike[str], in_place: bool = False) -
     if in_place:
         cache.keep(mapping)
     ids = header["tokens"]
+    seq._changed = header["changed"]
     seq.tokens = None if ids is None else np.asarray(ids, np.int64)
     return seq
 
@@ -165,6 +167,7 @@ def _header(data: NDArray[np.uint8], path: Any) -> tuple[dict[str, Any], int]:
         tokens = header["tokens"]
         sound = isinstance(header["length"], int) and isinstance(header["parts"], list)
         sound = sound and (tokens is None or _are_ids(tokens))
+        sound = sound and (header["changed"] is None or type(header["changed"]) is int)
         sound = sound and all(
             isinstance(part[name], int)
             for part in header["parts"]

@@ -48,10 +48,14 @@ class Gemma3(Qwen3):
         prefix = f"blk.{index}"
         q, k, v = step.qkv(prefix, h)
         q, k = step.norm(f"{prefix}.attn_q_norm", q), step.norm(f"{prefix}.attn_k_norm", k)
-        how = self.rope if self.config.window_of(index) is None else self.local_rope
+        how = self.rope_of(index)
         q, k = step.rotate(q, how), step.rotate(k, how)
         mixed = step.attend(index, q, k, v, score_scale=self.score_scale)
         return step.linear(f"{prefix}.attn_output", mixed)
+
+    def rope_of(self, index: int) -> Rope:
+        """Layers with a window have their own."""
+        return self.rope if self.config.window_of(index) is None else self.local_rope
 
     @classmethod
     def attention_shapes(cls, config: ModelConfig) -> Shapes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvant.models.config import ModelConfig
-from kvant.models.rope import read_rope
+from kvant.models.rope import Rope, read_rope
 from kvant.models.routing import Ints
 from kvant.models.step import Step
 from kvant.models.weights import Array, WeightTable
@@ -53,6 +53,10 @@ class Llama:
         sinks = self.sinks(step, prefix)
         mixed = step.attend(index, q, k, v, score_scale=self.rope.score_scale, sinks=sinks)
         return step.linear(f"{prefix}.attn_output", mixed)
+
+    def rope_of(self, index: int) -> Rope:
+        """How a layer puts positions into queries and keys."""
+        return self.rope
 
     def sinks(self, step: Step, prefix: str) -> Array | None:
         """Scores [heads] that take their share of the softmax and add nothing; None without."""

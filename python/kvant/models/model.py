@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvant.errors import ModelError, ShapeError
-from kvant.kv import KVCache, KVSequence
+from kvant.kv import KVCache, KVRope, KVSequence
 from kvant.kv.presets import preset_of
 from kvant.kv.spec import layer_shapes
 from kvant.models.architectures import (
@@ -180,6 +180,14 @@ class Model:
         """A cache for sequences of this model, of a preset or of codecs; its own by default."""
         plain = "f32" if self._settings.act == "f32" else "f16"
         return KVCache.from_model(self, kv or self._settings.kv or plain)
+
+    @property
+    def kv_rope(self) -> list[KVRope]:
+        """How positions are in the keys of each layer, for `KVSequence.remove` and `shift`."""
+        ropes = [self._layers.rope_of(layer) for layer in range(self.config.block_count)]
+        return [
+            KVRope(how.theta, how.style, freq_factors=how.factors, scale=how.scale) for how in ropes
+        ]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .fma import fma
 from .numeric import F32, canonical, f32
-from .ops import _log64, exp, lane_sum
+from .ops import _log64, exp, halve, lane_parts
 
 __all__ = [
     "CHUNK_PAGES",
@@ -41,16 +41,20 @@ Prepare: TypeAlias = Callable[[int, Index, F32], tuple[F32, Mix]]
 
 
 class State(NamedTuple):
-    """What rows have gathered: the largest score, the sum of weights, the weighted values.
+    """What rows have gathered: the largest score, sums of weights as lanes, the weighted values.
 
     largest    float32 [rows]
-    total      float32 [rows]
+    total      float32 [rows, 16]
     mixed      float32 [rows, E]
     """
 
     largest: F32
     total: F32
     mixed: F32
+
+    def sum(self) -> F32:
+        """Of all weights: float32 [rows]."""
+        return f32(halve(self.total)[:, 0])
 
 
 def attention(
@@ -216,7 +220,7 @@ def attend_rows(scores: F32, begin: Index, end: Index, width: int, mix: Mix) -> 
     >>> import numpy as np
     >>> v, ends = np.float32([[1], [3], [8]]), np.array([2])
     >>> state = attend_rows(np.zeros((1, 3), np.float32), ends * 0, ends, 1, mix_floats(v))
-    >>> [each.tolist() for each in state]
+    >>> [each.tolist() for each in (state.largest, state.sum(), state.mixed)]
     [[0.0], [2.0], [[4.0]]]
     """
     count, tokens = scores.shape
@@ -246,7 +250,7 @@ def attend_rows(scores: F32, begin: Index, end: Index, width: int, mix: Mix) -> 
 
 def _nothing(rows: int, width: int) -> State:
     zeros = np.zeros((rows, width), np.float32)
-    return State(np.full(rows, _MINUS_INFINITY), np.zeros(rows, np.float32), zeros)
+    return State(np.full(rows, _MINUS_INFINITY), np.zeros((rows, 16), np.float32), zeros)
 
 
 def _add_page(state: State, scores: F32, mix: Mix, page: int, rows: Index, seen: Bools) -> State:
@@ -261,12 +265,12 @@ def _add_page(state: State, scores: F32, mix: Mix, page: int, rows: Index, seen:
         rest = np.where(nan, scores, np.float32(0))
         weights = f32(np.where(none[:, None], rest, exp(scores - largest[:, None])))
         a = f32(np.where(none, np.float32(1), exp(before - largest)))
-        sums = total * a + lane_sum(weights)[:, 0]
+        sums = total * a[:, None] + lane_parts(weights)
         return State(largest, sums, mix(page, rows, weights, seen, mixed * a[:, None]))
 
 
 def _empty(state: State) -> Bools:
-    found: Bools = (state.largest == _MINUS_INFINITY) & (state.total == 0)
+    found: Bools = (state.largest == _MINUS_INFINITY) & (state.sum() == 0)
     return found
 
 
@@ -274,7 +278,7 @@ def _merge(one: State, two: State) -> State:
     largest = np.maximum(one.largest, two.largest)
     with np.errstate(all="ignore"):
         a, b = exp(one.largest - largest), exp(two.largest - largest)
-        total = one.total * a + two.total * b
+        total = fma(two.total, b[:, None], one.total * a[:, None])
         mixed = fma(two.mixed, b[:, None], one.mixed * a[:, None])
     both = State(largest, total, mixed)
     first, second = _empty(two), _empty(one) & ~_empty(two)
@@ -294,11 +298,11 @@ def finish(state: State, sink: F32 | None) -> tuple[F32, F32]:
     Examples
     --------
     >>> import numpy as np
-    >>> state = State(np.float32([0]), np.float32([2]), np.float32([[4]]))
+    >>> state = State(np.float32([0]), np.float32([[2] + 15 * [0]]), np.float32([[4]]))
     >>> [each.tolist() for each in finish(state, None)]
     [[[2.0]], [0.6931471824645996]]
     """
-    largest, total, mixed = state
+    largest, total, mixed = state.largest, state.sum(), state.mixed
     empty = _empty(state)
     with np.errstate(all="ignore"):
         if sink is not None:

@@ -77,7 +77,7 @@ def _lanes(x: F32, fill: float) -> F32:
     return full.reshape(*x.shape[:-1], -1, 16)
 
 
-def _halve(lanes: F32) -> F32:
+def halve(lanes: F32) -> F32:
     while lanes.shape[-1] > 1:
         half = lanes.shape[-1] // 2
         lanes = lanes[..., :half] + lanes[..., half:]
@@ -85,11 +85,16 @@ def _halve(lanes: F32) -> F32:
 
 
 def lane_sum(x: F32) -> F32:
-    """Sum of each row [..., 1]: number l of sixteen sums takes l, l + 16, ...; then halves add."""
+    """Sum of each row [..., 1]: the sixteen of `lane_parts`, of which halves add."""
+    return halve(lane_parts(x))
+
+
+def lane_parts(x: F32) -> F32:
+    """Sixteen sums of each row [..., 16], of which number l takes l, l + 16, ..."""
     total = np.zeros((*x.shape[:-1], 16), np.float32)
     for sixteen in np.moveaxis(_lanes(x, 0.0), -2, 0):
         total = total + sixteen
-    return _halve(total)
+    return total
 
 
 def rms_norm(x: F32, weight: F32 | None, eps: float = 1e-6) -> F32:
@@ -105,7 +110,7 @@ def rms_norm(x: F32, weight: F32 | None, eps: float = 1e-6) -> F32:
         total = np.zeros((*x.shape[:-1], 16), np.float32)
         for sixteen in np.moveaxis(_lanes(x, 0.0), -2, 0):
             total = fma(sixteen, sixteen, total)
-        mean = _halve(total) / np.float32(x.shape[-1])
+        mean = halve(total) / np.float32(x.shape[-1])
         y = x * (_ONE / np.sqrt(mean + np.float32(eps)))
         return canonical(y if weight is None else y * weight)
 
