@@ -41,6 +41,8 @@ Status check_layer(const kvant_kv_layer& layer) {
     if (const Status s = check_side(layer.v, false); !s.ok()) return s;
   } else if (layer.v.dim < 1 || layer.v.dim > layer.k.dim) {
     return {Code::bad_shape, "values that are a view of keys have 1 to as many elements as these"};
+  } else if (kKvCodecs.row[layer.k.codec].key_group > 1) {
+    return {Code::bad_format, "keys that are coded by channel hold no values"};
   } else if (layer.k.center || layer.k.equalize || (layer.k.rotate && layer.v.dim % layer.k.rotate)) {
     return {Code::bad_shape, "keys that hold values are neither centered nor equalized, and are rotated in blocks of both"};
   }

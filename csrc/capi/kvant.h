@@ -283,10 +283,12 @@ int32_t kvant_rope(const float* x, int64_t token_stride, int64_t head_stride, co
 /* ---- caches of keys and values ---- */
 
 /* How keys and values are stored. Codecs from KVANT_KV_Q8_0 on quantize; lm4, lm3 and lm2 are codebooks of Lloyd and
- * Max with one scale a row, for rotated vectors. */
+ * Max with one scale a row, for rotated vectors. kivi4 and kivi2 have scale and minimum for 32 elements of a value, and
+ * for 32 tokens of each channel of keys; a row sees the tokens of a group that is not full as halves. */
 enum {
   KVANT_KV_F32 = 0, KVANT_KV_F16, KVANT_KV_BF16, KVANT_KV_Q8_0, KVANT_KV_Q6_0, KVANT_KV_Q5_1, KVANT_KV_Q5_0,
-  KVANT_KV_Q4_1, KVANT_KV_Q4_0, KVANT_KV_IQ4_NL, KVANT_KV_LM4, KVANT_KV_LM3, KVANT_KV_LM2
+  KVANT_KV_Q4_1, KVANT_KV_Q4_0, KVANT_KV_IQ4_NL, KVANT_KV_LM4, KVANT_KV_LM3, KVANT_KV_LM2,
+  KVANT_KV_KIVI4, KVANT_KV_KIVI2
 };
 int32_t kvant_kv_codec_count(void);
 /* Null when there is none of the number. */
@@ -340,7 +342,8 @@ int64_t kvant_sequence_length(const kvant_sequence* sequence, int32_t layer);
 /* Tokens that one head holds; -1 where there is no such head. */
 int64_t kvant_sequence_held(const kvant_sequence* sequence, int32_t layer, int32_t head);
 /* Forgets all tokens from `length` on. KVANT_BAD_SHAPE where there are not so many, or where a window has let go of
- * what would be seen again; nothing is forgotten then. */
+ * what would be seen again; KVANT_FULL where a group of keys that opens again has no room for its halves; nothing is
+ * forgotten then. */
 int32_t kvant_sequence_truncate(kvant_sequence* sequence, int64_t length);
 
 /* Keys are turned by the angles of `by` positions, as kvant_rope turns them. */
@@ -398,7 +401,8 @@ int32_t kvant_sequence_attend(const kvant_sequence* sequence, int32_t layer, con
                               int32_t threads);
 
 /* Rows first .. first + tokens - 1 of one head, of keys (side 0) or values (1), as they are stored: ggml's blocks where
- * the codec is a format of ggml; or as floats, transforms taken back. A view has no rows of values. */
+ * the codec is a format of ggml; or as floats, transforms taken back. A view has no rows of values, and keys that are
+ * coded by channel (kivi4, kivi2) have none that are bytes: KVANT_BAD_FORMAT. */
 int32_t kvant_sequence_read(const kvant_sequence* sequence, int32_t layer, int32_t side, int32_t head, int64_t first,
                             int64_t tokens, uint8_t* out);
 int32_t kvant_sequence_decode(const kvant_sequence* sequence, int32_t layer, int32_t side, int32_t head, int64_t first,

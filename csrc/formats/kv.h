@@ -7,16 +7,18 @@
 //   kHasMin, kRowScale          whether blocks carry a minimum; whether a row has one scale, else each block has
 //   read, write                 a block of a row to 32 codes and back; codes are unsigned, below 2^kBits
 // ggml's formats keep ggml's blocks. lm2, lm3 and lm4 index the codebooks of Lloyd and Max for a coordinate of a
-// rotated vector (TurboQuant, Zandieh et al. 2025).
+// rotated vector (TurboQuant, Zandieh et al. 2025). kivi4 and kivi2 give values a scale and a minimum for each block,
+// and keys one for each channel and kKeyGroup tokens (KIVI, Liu et al. 2024).
 #pragma once
 
+#include "formats/kivi.h"
 #include "formats/list.h"
 #include "formats/q6_0.h"
 
 namespace kvant {
 
-enum class KvCodec : int32_t { f32, f16, bf16, q8_0, q6_0, q5_1, q5_0, q4_1, q4_0, iq4_nl, lm4, lm3, lm2 };
-constexpr int kKvCodecCount = 13, kFirstQuantized = int(KvCodec::q8_0);
+enum class KvCodec : int32_t { f32, f16, bf16, q8_0, q6_0, q5_1, q5_0, q4_1, q4_0, iq4_nl, lm4, lm3, lm2, kivi4, kivi2 };
+constexpr int kKvCodecCount = 15, kFirstQuantized = int(KvCodec::q8_0);
 
 constexpr int kKvBlock = 32;
 // Of a key or a value.
@@ -139,10 +141,23 @@ struct LloydMax {
   }
 };
 
+// Rows as such blocks, and keys group by group: a group is coded once its tokens are all there.
+template <int kBits_>
+struct Kivi {
+  using Format = KiviBlock<kBits_>;
+  static constexpr const char* kName = Format::kInfo.name;
+  static constexpr int kBits = kBits_, kOffset = 0, kBlockBytes = Format::kInfo.block_bytes, kKeyGroup = 32;
+  static constexpr bool kHasMin = true, kRowScale = false;
+  static constexpr const int8_t* kTable = nullptr;
+
+  KVANT_INLINE void read(const uint8_t* block, uint8_t* codes) { LloydMax<kBits>::read(block + 4, codes); }
+  KVANT_INLINE void write(const uint8_t* codes, uint8_t* block) { LloydMax<kBits>::write(codes, block + 4); }
+};
+
 // In the order of KvCodec, from the first that quantizes on.
 using QuantizedCodecs = TypeList<GgmlCodec<Q8_0, 8, 128>, KvQ6_0, GgmlCodec<Q5_1, 5, 0>, GgmlCodec<Q5_0, 5, 16>,
                                  GgmlCodec<Q4_1, 4, 0>, GgmlCodec<Q4_0, 4, 8>, GgmlCodec<IQ4_NL, 4, 0>, LloydMax<4>,
-                                 LloydMax<3>, LloydMax<2>>;
+                                 LloydMax<3>, LloydMax<2>, Kivi<4>, Kivi<2>>;
 
 // What the rest of the library knows of a codec.
 struct KvCodecInfo {
@@ -152,6 +167,7 @@ struct KvCodecInfo {
   int32_t ggml_type;          // that its rows are blocks of, or -1
   int32_t offset;             // a code's value is table[code], or code - offset
   const int8_t* table;
+  int32_t key_group;          // tokens whose keys share a scale for each channel; 1 where each key has its own
 
   // Whether scales are never below zero, as the weights that multiply values must be; others bring their sign along.
   constexpr bool positive() const { return quantized && (bits == 8 || has_min || row_scale); }
@@ -163,16 +179,23 @@ constexpr int ggml_type_of() {
   else return -1;
 }
 
+template <class C>
+constexpr int key_group_of() {
+  if constexpr (requires { C::kKeyGroup; }) return C::kKeyGroup;
+  else return 1;
+}
+
 struct KvTable {
   KvCodecInfo row[kKvCodecCount];
 };
 
 template <class... C>
 constexpr KvTable make_kv_table(TypeList<C...>) {
-  return {{{"f32", 32, 128, false, false, false, 0, 0, nullptr},
-           {"f16", 16, 64, false, false, false, 1, 0, nullptr},
-           {"bf16", 16, 64, false, false, false, 30, 0, nullptr},
-           {C::kName, C::kBits, C::kBlockBytes, true, C::kHasMin, C::kRowScale, ggml_type_of<C>(), C::kOffset, C::kTable}...}};
+  return {{{"f32", 32, 128, false, false, false, 0, 0, nullptr, 1},
+           {"f16", 16, 64, false, false, false, 1, 0, nullptr, 1},
+           {"bf16", 16, 64, false, false, false, 30, 0, nullptr, 1},
+           {C::kName, C::kBits, C::kBlockBytes, true, C::kHasMin, C::kRowScale, ggml_type_of<C>(), C::kOffset, C::kTable,
+            key_group_of<C>()}...}};
 }
 
 constexpr KvTable kKvCodecs = make_kv_table(QuantizedCodecs{});
@@ -185,7 +208,7 @@ constexpr int64_t kChunkTokens = kPageTokens * kChunkPages;
 KVANT_INLINE constexpr int32_t kv_blocks(int32_t dim) { return (dim + kKvBlock - 1) / kKvBlock; }
 KVANT_INLINE constexpr int32_t kv_width(int32_t dim) { return (dim + 15) / 16 * 16; }
 
-// Bytes of the keys or the values of a page.
+// Bytes of the keys or the values of a page. 32 tokens of 32 channels have as many scales one way as the other.
 KVANT_INLINE constexpr int64_t kv_page_bytes(const KvCodecInfo& codec, int32_t dim, bool value) {
   if (!codec.quantized) return int64_t(kPageTokens) * codec.bits / 8 * (value ? kv_width(dim) : dim);
   const int64_t blocks = kv_blocks(dim), scales = (codec.row_scale ? 1 : blocks) * (codec.has_min ? 2 : 1);

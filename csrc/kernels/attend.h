@@ -272,7 +272,7 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
       step.value_codes = value_codes;
     }
     if (page * kPageTokens < job.sink) step.sink = job.sinks[page];
-    if (job.tail > 0 && page >= job.first_exact) step.exact = job.exact[page - job.first_exact];
+    if (job.near() && page >= job.first_exact) step.exact = job.exact[page - job.first_exact];
     if (step.sink) step.sink_v = step.sink + job.exact_v_offset;
     if (step.exact) step.exact_v = step.exact + job.exact_v_offset;
     if (job.view) turn_page<V>(step, from, to, value_codes, turned);

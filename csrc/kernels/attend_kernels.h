@@ -36,12 +36,15 @@ struct AttendJob {
   bool exactly[2];           // whether keys, and values, are taken from `exact` and `sinks` where they are there
   float scale, cap, inv_cap; // cap: 0 for none
   int64_t sink, tail;        // of keys that are seen exactly: so many first, and so many before a token's own
+  int64_t key_group;         // and those of a group of so many that is not full
   int64_t first_page, first_exact;  // of body and exact
   int64_t pages;                    // of body
   const uint8_t* const* body;   // keys, then values, from v_offset on
   const uint8_t* const* exact;  // the same as halves
   const uint8_t* const* sinks;  // exact, for the first `sink` keys
   int64_t v_offset, exact_v_offset;  // of a view: none, 0
+
+  KVANT_MEMBER bool near() const { return tail > 0 || key_group > 1; }
 };
 
 // What will be read next, asked for evenly while a page is worked on, at so many places in turn: what the processor
@@ -61,12 +64,18 @@ constexpr int32_t state_size(int32_t value_dim) { return kStateHead + (value_dim
 struct KvCodecKernels {
   // Codes of rows [rows][32 * blocks] filled up with zeros, of codebooks; a row that is too large gets an infinite scale.
   void (*encode)(const float* x, int rows, int dim, KvRule rule, const KvRows& out) noexcept;
+  // Rows as blocks of a file, where its format is none of weights; false for a NaN or an infinity.
+  bool (*encode_blocks)(const EncodeJob&) noexcept;
   // From and to the rows of a file.
   void (*read)(const uint8_t* bytes, int rows, int blocks, const KvRows& out) noexcept;
   void (*write)(const KvRows& rows, int count, int blocks, uint8_t* bytes) noexcept;
   // Into and out of a page, of keys and of values: `rows` tokens from the place `token` on.
   void (*put[2])(const KvRows& rows, int count, int blocks, uint8_t* side, int token) noexcept;
   void (*take[2])(const uint8_t* side, int token, int count, int blocks, const KvRows& rows) noexcept;
+  // Keys with scales by channel, for which put and take are null: a group out of a page of halves into the page, both
+  // from the place `token` on; and as floats, rows of whole blocks.
+  void (*code_keys)(const uint8_t* halves, int token, int dim, uint8_t* side) noexcept;
+  void (*decode_keys)(const uint8_t* side, int token, int count, int dim, float* out, int64_t stride) noexcept;
   // Codes of a page's keys or values for the products, a byte each. Up to `direct` rows need none.
   void (*expand[2])(const uint8_t* side, int blocks, uint8_t* out, NextPage& next) noexcept;
   int32_t direct[2];
@@ -100,8 +109,6 @@ struct AttendKernels {
   bool (*put_values[kFirstQuantized])(const float* x, int64_t stride, int rows, int dim, uint8_t* side, int token) noexcept;
   void (*take_keys[kFirstQuantized])(const uint8_t* side, int token, int rows, int dim, float* out, int64_t stride) noexcept;
   void (*take_values[kFirstQuantized])(const uint8_t* side, int token, int rows, int dim, float* out, int64_t stride) noexcept;
-  // q6_0, which is no format of weights.
-  bool (*encode_q6_0)(const EncodeJob&) noexcept;
 };
 
 // Floats of a page's values, made of keys.

@@ -31,7 +31,10 @@ KVANT_INLINE Seen seen_of(const AttendJob& job, const Reach& reach, int64_t page
   const int64_t at = page * kPageTokens, end = reach.end;
   Seen seen = {in_page(reach.begin - at), in_page(end - at), 0, kPageTokens};
   if (job.sink > 0) seen.low = in_page(job.sink - at);
-  if (job.tail > 0 && page >= job.first_exact) seen.high = in_page(end - job.tail - at);
+  if (job.near() && page >= job.first_exact) {
+    const int64_t full = end - end % job.key_group, tail = end - job.tail;
+    seen.high = in_page((tail < full ? tail : full) - at);
+  }
   if (seen.low > seen.end) seen.low = seen.end;
   if (seen.high < seen.low) seen.high = seen.low;
   return seen;

@@ -31,6 +31,15 @@ KVANT_INLINE typename V::F load_float(const Brains* x) {
   return V::load_bf16(&x->bits);
 }
 
+// Whether all lanes are finite as halves; if so, they are stored.
+template <class V>
+KVANT_INLINE bool store_halves(typename V::F x, Halves* out) {
+  // Half way between the largest half and what would follow.
+  if (V::any(!(V::abs(x) < V::splat(65520.0f)))) return false;
+  V::store_f16(&out->bits, x);
+  return true;
+}
+
 // Rows of floats into a page. False if one is too large for the type.
 template <class V, class T>
 KVANT_INLINE bool round_numbers(const float* x, int count, T* out) {
@@ -39,6 +48,10 @@ KVANT_INLINE bool round_numbers(const float* x, int count, T* out) {
   } else {
     bool fits = true;
     for (int i = 0; i < count; ++i) {
+      if constexpr (__is_same(T, Halves)) {
+        while (i + V::kLanes <= count && store_halves<V>(V::load(x + i), out + i)) i += V::kLanes;
+        if (i >= count) break;
+      }
       const uint16_t bits = __is_same(T, Halves) ? f32_to_f16(x[i]) : f32_to_bf16(x[i]);
       const bool fit = (bits & 0x7fff) < (__is_same(T, Halves) ? 0x7c00 : 0x7f80);
       // What is refused must not stay in a page.

@@ -16,6 +16,8 @@ constexpr int64_t kFewTokens = 16, kMostRows = 256;
 // Numbers that are appended before another thread has woken up.
 constexpr int64_t kSmallAppend = 32 * 1024;
 
+constexpr Status kNoRows = {Code::bad_format, "keys that are coded by channel are no rows of a file"};
+
 }  // namespace
 
 // The pages that an append needs, taken before anything is written: new ones, and copies of shared ones. Nothing of
@@ -39,7 +41,7 @@ class KvSequence::Growth {
       const HeadPages& own = *head.pages;
       if (const Status s = take(head.body, own.body, own.first, own.length, layer_.layout(), kEvery); !s.ok()) return s;
       if (!layer_.quantized()) continue;
-      if (layer_.tail > 0) {
+      if (layer_.near()) {
         const Status s = take(head.exact, own.exact, own.first_exact, own.length, layer_.exact_layout(), kEvery);
         if (!s.ok()) return s;
       }
@@ -190,7 +192,10 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
             if (sink && sinks > 0) fits = coder.put_exact(r, sinks, sink + exact_offset, place) && fits;
             return fits;
           };
-          if (!put(first, count)) {
+          if (put(first, count)) {
+            const int begin = int(at % kPageTokens);
+            coder.put_groups(growth.exact(head, page), growth.body(head, page), begin, begin + int(count));
+          } else {
             int64_t row = first;
             while (put(row, 1)) ++row;
             refuse(token + row - first, head);
@@ -252,6 +257,7 @@ Status KvSequence::append(int layer, int64_t tokens, const KvInput& k, const KvI
 
 Status KvSequence::write(int layer, int64_t tokens, const uint8_t* k, const uint8_t* v) {
   const KvLayer& own = cache_->layers()[size_t(layer)];
+  if (own.key_group() > 1) return kNoRows;
   const int64_t bytes[2] = {kv_row_bytes(own.info(0), own.dim), kv_row_bytes(own.info(1), own.value_dim)};
   try {
     return grow(layer, tokens, 0, nullptr, [&](KvCoder& coder, int side, int begin, int end, int64_t from, int64_t until) {
@@ -275,6 +281,8 @@ Status KvSequence::read(int layer_index, int side, int head, int64_t first, int6
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
   const KvLayer& layer = cache_->layers()[size_t(layer_index)];
+  const int64_t group = side ? 1 : layer.key_group();
+  if (bytes && group > 1) return kNoRows;
   const std::lock_guard lock(mutex_);
   const HeadPages& own = pages(layer_index, head);
   if (first < own.first * kPageTokens || tokens < 0 || first > own.length - tokens) {
@@ -300,6 +308,11 @@ Status KvSequence::read(int layer_index, int side, int head, int64_t first, int6
       bytes += count * row_bytes;
     } else {
       coder.decode(count);
+      // Of a group that is not full there are no codes.
+      if (const int64_t open = std::max(own.length - own.length % group, token); open < token + count) {
+        const uint8_t* exact = own.exact[size_t(page - own.first_exact)]->data;
+        coder.take_exact(exact, int(open % kPageTokens), token + count - open, open - token);
+      }
       coder.untransform(head, count);
       for (int64_t r = 0; r < count; ++r, floats += layer.size(side)) {
         memcpy(floats, coder.floats() + r * coder.width(), size_t(layer.size(side)) * 4);

@@ -91,7 +91,8 @@ class Attention {
     return pieces(end, kChunkTokens);
   }
 
-  bool quantized_keys() const { return int(codec_[0]) >= kFirstQuantized; }
+  // Keys whose scales are on the side of the query make what they multiply with from group to group.
+  bool coded_keys() const { return int(codec_[0]) >= kFirstQuantized && kKvCodecs.row[int(codec_[0])].key_group == 1; }
   const KvCodecKernels& keys() const { return table_.codec[int(codec_[0])]; }
   ProductShape shape() const { return {1, kKvCodecs.row[int(codec_[0])].has_min, keys().offset}; }
   int64_t record_bytes() const { return kv_blocks(layer_.dim) * (40 + (shape().has_min ? 4 : 0)); }
@@ -110,7 +111,7 @@ class Attention {
     const bool enough = carve_call_scratch([&](Carver& carver) {
       q_ = carver.take<float>(rows * width_);
       bias_ = carver.take<float>(rows);
-      if (quantized_keys()) records_ = carver.take<uint8_t>(rows * record_bytes());
+      if (coded_keys()) records_ = carver.take<uint8_t>(rows * record_bytes());
       body_ = carver.take<const uint8_t*>(layer_.heads * body);
       exact_ = carver.take<const uint8_t*>(layer_.heads * exact);
       sinks_ = carver.take<const uint8_t*>(layer_.heads * sinks);
@@ -158,7 +159,7 @@ class Attention {
                               transform.signs.empty() ? nullptr : transform.signs.data(),
                               false});
     }
-    if (!quantized_keys()) return;
+    if (!coded_keys()) return;
     Activations a;
     int8_t* codes;
     float* d;
@@ -193,7 +194,7 @@ class Attention {
     AttendJob job = {};
     job.q = q_ + at * width_;
     job.bias = bias_ + at;
-    job.records = quantized_keys() ? records_ + at * record_bytes() : nullptr;
+    job.records = coded_keys() ? records_ + at * record_bytes() : nullptr;
     job.q_stride = width_;
     job.first = first_row(unit);
     job.rows = rows_of(unit);
@@ -216,6 +217,7 @@ class Attention {
       job.sink = layer_.sink;
       job.tail = layer_.tail;
     }
+    job.key_group = layer_.key_group();
     job.first_page = own.first;
     job.pages = int64_t(own.body.size());
     job.body = body_ + head * body_count_;

@@ -20,14 +20,6 @@ void drop_front(PagePool& pool, std::vector<Page*>& pages, int64_t count) {
   pages.erase(pages.begin(), pages.begin() + count);
 }
 
-void drop_back(PagePool& pool, std::vector<Page*>& pages, int64_t kept) {
-  kept = std::max(kept, int64_t(0));
-  while (int64_t(pages.size()) > kept) {
-    pool.drop(pages.back());
-    pages.pop_back();
-  }
-}
-
 }  // namespace
 
 KvSequence::KvSequence(std::shared_ptr<KvCache> cache) : cache_(std::move(cache)) {
@@ -75,54 +67,14 @@ void KvSequence::let_go(const KvLayer& layer, HeadPages& own, int64_t length) {
     drop_front(pool, own.body, first - own.first);
     own.first = first;
   }
-  if (layer.tail > 0) {
+  if (layer.near()) {
+    // A group that is not full lies in one page with its last token.
     const int64_t first = std::max(length - layer.tail - kRollback, int64_t(0)) / kPageTokens;
     if (first > own.first_exact) {
       drop_front(pool, own.exact, first - own.first_exact);
       own.first_exact = first;
     }
   }
-}
-
-void KvSequence::cut(const KvLayer& layer, HeadPages& own, int64_t length) {
-  PagePool& pool = cache_->pool();
-  if (length == 0) {
-    for (auto* list : {&own.body, &own.exact, &own.sinks}) drop_all(pool, *list);
-    own = {};
-    return;
-  }
-  drop_back(pool, own.body, pages_of(length) - own.first);
-  if (layer.tail > 0) {
-    drop_back(pool, own.exact, pages_of(length) - own.first_exact);
-    // What was exact and is no more stays so: later tokens begin anew behind it.
-    if (own.exact.empty()) own.first_exact = pages_of(length);
-  }
-  drop_back(pool, own.sinks, std::min(pages_of(length), pages_of(layer.sink)));
-  own.length = length;
-}
-
-Status KvSequence::truncate(int64_t length) {
-  const std::lock_guard lock(mutex_);
-  const auto& layers = cache_->layers();
-  for (size_t l = 0; l < layers.size(); ++l) {
-    // The next token must find all it sees.
-    const int64_t seen = layers[l].first_seen(length + 1);
-    for (int head = 0; head < layers[l].heads; ++head) {
-      const HeadPages& own = pages(int(l), head);
-      if (length < 0 || length > own.end()) return {Code::bad_shape, "there are not so many tokens"};
-      if (length > 0 && !own.has(length)) return {Code::bad_shape, "tokens before it were evicted"};
-      if (length > 0 && seen < own.first * kPageTokens) {
-        return {Code::bad_shape, "a window has let go of tokens that would be seen again"};
-      }
-    }
-  }
-  for (size_t l = 0; l < layers.size(); ++l) {
-    for (int head = 0; head < layers[l].heads; ++head) {
-      HeadPages& own = pages(int(l), head);
-      cut(layers[l], own, length > 0 ? length - own.missing : 0);
-    }
-  }
-  return {};
 }
 
 Status KvSequence::fork(std::unique_ptr<KvSequence>& out) const {

@@ -38,6 +38,10 @@ struct KvLayer {
   bool sees_all() const { return window == kNoWindow && chunk == kNoWindow; }
   int sides() const { return view ? 1 : 2; }
   bool quantized() const { return int(codec[0]) >= kFirstQuantized || int(codec[1]) >= kFirstQuantized; }
+  // Tokens whose keys are coded together, channel by channel; 1 for keys that are coded one by one.
+  int32_t key_group() const { return info(0).key_group; }
+  // Whether the latest tokens are kept exactly beside their codes.
+  bool near() const { return quantized() && (tail > 0 || key_group() > 1); }
   const KvCodecInfo& info(int side) const { return kKvCodecs.row[int(codec[side])]; }
   int32_t size(int side) const { return side ? value_dim : dim; }
   int64_t side_bytes(int side) const { return side >= sides() ? 0 : (kv_page_bytes(info(side), size(side), side) + 63) / 64 * 64; }
@@ -161,6 +165,7 @@ class KvSequence {
 
  private:
   class Growth;
+  class Copies;
   friend class Attention;
   friend class Selecting;
 
@@ -168,7 +173,7 @@ class KvSequence {
   Status grow(int layer, int64_t tokens, int limit, int64_t* bad, Fill&& fill);
   HeadPages& pages(int layer, int head) { return pages_[size_t(first_[size_t(layer)] + head)]; }
   const HeadPages& pages(int layer, int head) const { return pages_[size_t(first_[size_t(layer)] + head)]; }
-  void cut(const KvLayer& layer, HeadPages& pages, int64_t length);
+  void cut(const KvLayer& layer, HeadPages& pages, int64_t length, Page* copies = nullptr);
   void let_go(const KvLayer& layer, HeadPages& pages, int64_t length);
 
   std::shared_ptr<KvCache> cache_;

@@ -20,7 +20,7 @@ bool is_finite_half(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
 void KvCoder::place(Carver& carver, int64_t rows) {
   x_ = carver.take<float>(rows * width_);
-  if (!quantized()) return;
+  if (!coded()) return;
   rows_.codes = carver.take<uint8_t>(rows * width_);
   rows_.scales = carver.take<uint16_t>(rows * blocks());
   rows_.mins = carver.take<uint16_t>(rows * blocks());
@@ -64,7 +64,7 @@ int64_t KvCoder::gather(const KvInput& in, int head, int64_t from, int64_t until
 
 int64_t KvCoder::encode(int64_t rows, int64_t tokens) {
   // A transform may overflow.
-  if (!quantized()) return first_refused(rows, tokens);
+  if (!coded()) return first_refused(rows, tokens);
   const KvCodecInfo& info = layer_.info(side_);
   for (int64_t first = 0; first < rows; first += kMaxEncodeRows) {
     const int count = int(std::min<int64_t>(rows - first, kMaxEncodeRows));
@@ -75,17 +75,17 @@ int64_t KvCoder::encode(int64_t rows, int64_t tokens) {
     }
     const int64_t row_bytes = kv_row_bytes(info, dim_);
     const EncodeJob job = {x, width_, nullptr, bytes_, row_bytes, count, width_};
-    const int format = format_of(info.ggml_type);
+    const int format = codec().encode_blocks ? -1 : format_of(info.ggml_type);
     // What overflowed has no finite scale.
     memset(bytes_, 0xff, size_t(count * row_bytes));
-    (void)(format >= 0 ? kernels_.codec->encode[format](job) : kernels_.attend->encode_q6_0(job));
+    (void)(codec().encode_blocks ? codec().encode_blocks(job) : kernels_.codec->encode[format](job));
     codec().read(bytes_, count, blocks(), from(first));
   }
   return first_refused(rows, tokens);
 }
 
 bool KvCoder::refused(int64_t r) const {
-  if (!quantized()) return kernels_.codec->first_nonfinite(x_ + r * width_, Float::f32, width_) >= 0;
+  if (!coded()) return kernels_.codec->first_nonfinite(x_ + r * width_, Float::f32, width_) >= 0;
   const KvCodecInfo& info = layer_.info(side_);
   const int count = info.row_scale ? 1 : blocks();
   for (int64_t i = r * blocks(); i < r * blocks() + count; ++i) {
@@ -105,7 +105,7 @@ int64_t KvCoder::first_refused(int64_t rows, int64_t tokens) const {
 }
 
 void KvCoder::read(const uint8_t* bytes, int64_t r) {
-  if (quantized()) return codec().read(bytes, 1, blocks(), from(r));
+  if (coded()) return codec().read(bytes, 1, blocks(), from(r));
   float* x = x_ + r * width_;
   if (layer_.codec[side_] == KvCodec::f32) {
     memcpy(x, bytes, size_t(dim_) * 4);
@@ -118,10 +118,11 @@ void KvCoder::read(const uint8_t* bytes, int64_t r) {
 }
 
 bool KvCoder::put(int64_t r, int64_t rows, uint8_t* side, int token) const {
-  if (quantized()) {
+  if (coded()) {
     codec().put[side_](from(r), int(rows), blocks(), side, token);
     return true;
   }
+  if (by_channel()) return true;
   const AttendKernels& attend = *kernels_.attend;
   const auto put = (side_ ? attend.put_values : attend.put_keys)[int(layer_.codec[side_])];
   return put(x_ + r * width_, width_, int(rows), dim_, side, token);
@@ -133,8 +134,15 @@ bool KvCoder::put_exact(int64_t r, int64_t rows, uint8_t* side, int token) const
   return put(x_ + r * width_, width_, int(rows), dim_, side, token);
 }
 
+void KvCoder::put_groups(const uint8_t* exact, uint8_t* side, int begin, int end) const {
+  if (!by_channel()) return;
+  const int group = layer_.key_group();
+  for (int at = begin / group * group; at + group <= end; at += group) codec().code_keys(exact, at, dim_, side);
+}
+
 void KvCoder::take(const uint8_t* side, int token, int64_t rows, int64_t r) {
-  if (quantized()) return codec().take[side_](side, token, int(rows), blocks(), from(r));
+  if (coded()) return codec().take[side_](side, token, int(rows), blocks(), from(r));
+  if (by_channel()) return codec().decode_keys(side, token, int(rows), dim_, x_ + r * width_, width_);
   const AttendKernels& attend = *kernels_.attend;
   const auto take = (side_ ? attend.take_values : attend.take_keys)[int(layer_.codec[side_])];
   take(side, token, int(rows), dim_, x_ + r * width_, width_);
@@ -147,7 +155,7 @@ void KvCoder::take_exact(const uint8_t* side, int token, int64_t rows, int64_t r
 }
 
 void KvCoder::write(int64_t rows, uint8_t* bytes) const {
-  if (quantized()) return codec().write(rows_, int(rows), blocks(), bytes);
+  if (coded()) return codec().write(rows_, int(rows), blocks(), bytes);
   const Float type = Float(int32_t(layer_.codec[side_]));
   for (int64_t r = 0; r < rows; ++r, bytes += kv_row_bytes(layer_.info(side_), dim_)) {
     if (type == Float::f32) memcpy(bytes, x_ + r * width_, size_t(dim_) * 4);
@@ -156,7 +164,7 @@ void KvCoder::write(int64_t rows, uint8_t* bytes) const {
 }
 
 void KvCoder::decode(int64_t rows, int64_t r) {
-  if (!quantized()) return;
+  if (!coded()) return;
   const KvCodecInfo& info = layer_.info(side_);
   for (int64_t i = r * blocks(); i < (r + rows) * blocks(); ++i) {
     const float scale = f16_to_f32(rows_.scales[i]), min = info.has_min ? f16_to_f32(rows_.mins[i]) : 0.0f;

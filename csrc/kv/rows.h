@@ -25,6 +25,10 @@ class KvCoder {
   bool put(int64_t r, int64_t rows, uint8_t* side, int token) const;
   bool put_exact(int64_t r, int64_t rows, uint8_t* side, int token) const;
 
+  // Of keys coded by channel: the groups that are full once there are tokens up to the place `end` of a page, where there
+  // were tokens up to `begin` before, from the page of halves beside.
+  void put_groups(const uint8_t* exact, uint8_t* side, int begin, int end) const;
+
   // Out of a page into rows r ..; the exact copy's floats.
   void take(const uint8_t* side, int token, int64_t rows, int64_t r = 0);
   void take_exact(const uint8_t* side, int token, int64_t rows, int64_t r);
@@ -40,7 +44,9 @@ class KvCoder {
   void copy(const KvInput& in, int head, int64_t token, float* to) const;
   void rotate(const float* from, int64_t stride, int64_t rows, float* to, bool inverse) const;
   bool refused(int64_t r) const;
-  bool quantized() const { return layer_.info(side_).quantized; }
+  bool by_channel() const { return side_ == 0 && layer_.key_group() > 1; }
+  // Whether each row has codes and scales of its own.
+  bool coded() const { return layer_.info(side_).quantized && !by_channel(); }
   const KvCodecKernels& codec() const { return kernels_.attend->codec[int(layer_.codec[side_])]; }
   int blocks() const { return width_ / kKvBlock; }
   KvRows from(int64_t r) const {

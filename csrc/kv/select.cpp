@@ -60,6 +60,9 @@ class Selecting {
     }
     if (what.turn) move.same = std::min(move.same, std::max(what.turn_begin, int64_t(0)));
     move.moves = move.same < length;
+    if (layer.key_group() > 1 && (move.moves || length < own.length)) {
+      return {Code::bad_format, "keys that are coded by channel stay in their groups"};
+    }
     HeadPages& next = move.next;
     next.length = length;
     next.missing = own.missing;

@@ -32,9 +32,10 @@ bool is_sound(const KvLayer& layer, const StateHead& head) {
   const int64_t end = pages_of(head.length);
   if (head.first < 0 || head.first > end || head.body != end - head.first) return false;
   if (head.first * kPageTokens > layer.first_seen(head.length + 1)) return false;
-  const bool tail = layer.quantized() && layer.tail > 0;
   if (head.exact < 0 || head.first_exact < 0 || head.first_exact > end) return false;
-  if (head.exact != (tail ? end - head.first_exact : 0)) return false;
+  if (head.exact != (layer.near() ? end - head.first_exact : 0)) return false;
+  // A group that is not full has no codes.
+  if (layer.key_group() > 1 && head.first_exact > head.length / kPageTokens) return false;
   const int64_t sinks = layer.quantized() ? std::min(end, pages_of(layer.sink)) : 0;
   return head.sinks == sinks;
 }

@@ -58,6 +58,9 @@ def attend(cache, q, k, v, parts=(), **options):
 )
 @example("q4_0", "q4_1", 5, 130, 2, 3, 64, 96, None, True, 5.0, 4, 40, "norm", False, 0)
 @example("lm3", "lm3", 5, 130, 1, 6, 80, 80, 100, False, 0.0, 70, 1, "unbiased", False, 1)
+@example("kivi4", "kivi2", 5, 130, 2, 6, 80, 96, None, True, 5.0, 4, 40, "norm", False, 0)
+@example("kivi2", "q4_0", 7, 62, 1, 8, 16, 20, 100, False, 0.0, 0, 0, "norm", False, 1)
+@example("kivi2", "kivi4", 2, 600, 1, 2, 64, 32, 540, False, 0.0, 70, 1, "norm", True, 3)
 @example("q8_0", "f16", 3, 600, 1, 1, 32, 16, None, False, 0.0, 4, 100, "least", True, 2)
 def test_attention_is_its_twin(
     k_codec,

@@ -27,7 +27,7 @@ def pages_of(tokens):
 
 @dataclass(frozen=True)
 class ModelLayer:
-    """Heads, bytes of a page and of one of exact tokens, and what is kept."""
+    """Heads, bytes of a page and of one of exact tokens, what is kept, and tokens coded at once."""
 
     heads: int
     page_bytes: int
@@ -36,6 +36,12 @@ class ModelLayer:
     sink: int = 0
     tail: int = 0
     chunk: int | None = None
+    group: int = 1
+
+    @property
+    def near(self):
+        """Whether pages of exact tokens are kept."""
+        return self.tail > 0 or self.group > 1
 
     def first_seen(self, end):
         """The first token that one sees who sees none from `end` on."""
@@ -88,9 +94,12 @@ class Pages:
     first_exact: int = 0
     exact: list[int] = field(default_factory=list)
     sinks: list[int] = field(default_factory=list)
+    # Groups that opened again after their exact tokens were gone: what they hold is near it.
+    reopened: list[int] = field(default_factory=list)
 
     def copy(self):
-        lists = {name: getattr(self, name)[:] for name in ("ids", "body", "exact", "sinks")}
+        names = ("ids", "body", "exact", "sinks", "reopened")
+        lists = {name: getattr(self, name)[:] for name in names}
         return replace(self, **lists)
 
     @property
@@ -99,7 +108,7 @@ class Pages:
 
     def owns(self, pool, pages, place):
         """Whether there is a page at a place that nobody else holds."""
-        return place < len(pages) and pool.references[pages[place]] == 1
+        return 0 <= place < len(pages) and pool.references[pages[place]] == 1
 
 
 class ModelSequence:
@@ -141,8 +150,22 @@ class ModelSequence:
                 raise RefusedError
             if length and layer.first_seen(length + 1) < own.first * PAGE:
                 raise RefusedError
-        for layer, own in zip(self.layers, self.pages, strict=True):
+        opened = [self._opens(*each, length) for each in zip(self.layers, self.pages, strict=True)]
+        need = 0
+        for layer, own, opens in zip(self.layers, self.pages, opened, strict=True):
+            if opens and not own.owns(self.pool, own.exact, len(own.exact) - 1):
+                need += layer.exact_bytes * layer.heads
+        if need and not self.pool.fits(need):
+            raise FullError
+        for layer, own, opens in zip(self.layers, self.pages, opened, strict=True):
+            if opens:
+                self._cut(own.exact, 0)
+                own.exact.append(self.pool.take(layer.exact_bytes * layer.heads))
+                own.first_exact = length // PAGE
             self._cut_pages(layer, own, length - own.missing if length else 0)
+            own.reopened = [group for group in own.reopened if group // PAGE * PAGE < length]
+            if opens or any(group // PAGE == length // PAGE for group in own.reopened):
+                own.reopened.append(length // layer.group * layer.group)
         del self.tokens[length:]
         if self.changed is not None and length <= self.changed:
             self.changed = None
@@ -171,6 +194,8 @@ class ModelSequence:
     def _select(self, kept, evict):
         plans = []
         for layer, own, places in zip(self.layers, self.pages, kept, strict=True):
+            if layer.group > 1 and places is not None and len(places) < own.length:
+                raise RefusedError
             if places is not None:
                 plans.append((layer, own, places, self._planned(layer, own, places)))
         need = sum(layer.heads * each[1] for layer, _, _, plan in plans for each in plan or ())
@@ -244,7 +269,7 @@ class ModelSequence:
         before = own.length
         end = pages_of(before + count)
         runs = [(own.body, own.first, layer.page_bytes, end)]
-        if layer.tail:
+        if layer.near:
             runs.append((own.exact, own.first_exact, layer.exact_bytes, end))
         if own.length < layer.sink:
             runs.append((own.sinks, 0, layer.exact_bytes, min(end, pages_of(layer.sink))))
@@ -264,8 +289,9 @@ class ModelSequence:
     def sees_all_exactly(self, number, queries):
         """Whether no rollback took away exact tokens that the last queries see."""
         layer, own = self.layers[number], self.pages[number]
-        first = max(own.length - queries - layer.tail + 1, 0)
-        return not layer.tail or own.first_exact * PAGE <= max(first, 0)
+        end = own.length - queries + 1
+        first = max(min(end - layer.tail, end - end % layer.group), 0)
+        return not layer.near or (own.first_exact * PAGE <= first and not own.reopened)
 
     def attend(self, number, queries):
         """RefusedError where the last queries see what a window has let go of."""
@@ -274,6 +300,10 @@ class ModelSequence:
             raise RefusedError
         if layer.first_seen(own.length - queries + 1) < own.first * PAGE:
             raise RefusedError
+
+    def _opens(self, layer, own, length):
+        """Whether a cut leaves a page of which the exact tokens are gone."""
+        return layer.group > 1 and length % PAGE and length // PAGE < own.first_exact
 
     def _plan(self, length, pages, first, nbytes, end):
         behind = first + len(pages)
@@ -286,7 +316,7 @@ class ModelSequence:
         if first > own.first:
             self._shift(own.body, first - own.first)
             own.first = first
-        if layer.tail:
+        if layer.near:
             first = max(length - layer.tail - ROLLBACK, 0) // PAGE
             if first > own.first_exact:
                 self._shift(own.exact, first - own.first_exact)

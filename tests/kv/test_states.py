@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 from pair import OWNED, VOCABULARY, Pair
 from random_operations import SETTINGS, run
 
+NAMES = ["mixed", "plain", "short", "unbounded", "coded", "channels", "channels plain"]
 DOCUMENTS = [[(i * (d + 3) + d) % VOCABULARY for i in range(2000)] for d in range(2)]
 counts = st.one_of(st.integers(1, 8), st.sampled_from([16, 63, 64, 65, 130, 300]))
 layers = st.integers(0, len(OWNED) - 1)
@@ -144,7 +145,7 @@ class CacheStates(RuleBasedStateMachine):
 TestCacheStates = CacheStates.TestCase
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=["mixed", "plain", "short", "unbounded", "coded"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=NAMES)
 def test_random_operations(setting):
     """A few of those that `make fuzz` does a million of."""
     done, refused = run(0, 1500, setting)

@@ -42,6 +42,15 @@ def test_transforms_help_where_else_channels_differ(suite: str, least: float) ->
     assert compact < plain / least
 
 
+@pytest.mark.parametrize(("suite", "least"), [("bias", 5), ("outliers", 3), ("drifting", 50)])
+def test_scales_by_channel_need_no_calibration(suite: str, least: float) -> None:
+    rotated, by_channel, both = kl(
+        getattr(kv_dumps, suite)(), "q4_1+rot", "kivi4", "q4_1+rot+mean+eq"
+    )
+    print(f"{suite}: q4_1+rot {rotated:.4g}, kivi4 {by_channel:.4g}, q4_1+rot+mean+eq {both:.4g}")
+    assert by_channel < rotated / least and by_channel < 1.05 * both
+
+
 def test_codebooks_want_signs_for_rows_of_a_hadamard_matrix() -> None:
     without = KVSide("lm4", rotate="auto")
     found = kl(kv_dumps.walsh(), without, KVSide.of("lm4"), PLAIN, "q4_0+rot+signs")

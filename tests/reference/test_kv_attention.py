@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvant.reference import fma, kv_codecs
+from kvant.reference import fma, kivi, kv_codecs
 from kvant.reference import kv_attention as module
 from kvant.reference.attention import attention, mix_floats
 from kvant.reference.kv_attention import cap_scores, kv_attention
-from kvant.reference.kv_codecs import CODECS, FLOATS
+from kvant.reference.kv_codecs import BY_CHANNEL, CODECS, FLOATS
 from support import words
 
 CODED = [codec for codec in CODECS if codec not in FLOATS]
@@ -64,6 +64,26 @@ def through(codec, x, rule):
     return kv_codecs.decode(kv_codecs.encode(codec, x, rule), x.shape[-1])
 
 
+def keys_through(codec, k, rule):
+    """Where keys go by channel, those of no full group are f16."""
+    if codec not in BY_CHANNEL:
+        return through(codec, k, rule)
+    full, out = len(k) // 32 * 32, kv_codecs.rounded("f16", k)
+    for head in range(k.shape[1]):
+        coded = kv_codecs.encode_channels(codec, k[:full, head])
+        out[:full, head] = coded.decode(k.shape[2])
+    return out
+
+
+def values_through(codec, v, rule, k_codec):
+    """Beside such keys values are f16 where those are."""
+    out = through(codec, v, rule)
+    if k_codec in BY_CHANNEL:
+        full = len(v) // 32 * 32
+        out[full:] = kv_codecs.rounded("f16", v[full:])
+    return out
+
+
 OPTIONS = {
     "plain": {},
     "window": {"window": 70},
@@ -103,7 +123,7 @@ def test_exact_attention_is_that_of_decoded_numbers(codec):
         q, k, v = case(seen=seen)
         codecs = {"k_codec": codec, "v_codec": codec}
         got, sums = kv_attention(q, k, v, SCALE, **codecs, exact=True, lse=True, **options)
-        decoded = through(codec, k, "nc"), through(codec, v, "unb")
+        decoded = keys_through(codec, k, "nc"), values_through(codec, v, "unb", codec)
         wanted, wanted_sums = exact64(q, *decoded, SCALE, **options)
         assert apart(got, wanted) < 1e-5 and np.abs(sums - wanted_sums).max() < 1e-5
 
@@ -113,12 +133,12 @@ def test_exact_attention_is_that_of_decoded_numbers(codec):
 def test_coded_attention_is_close_to_that_of_decoded_numbers(codec, dim):
     q, k, v = case(seen=600, dim=dim, value_dim=dim)
     rules = {"k_rule": "unb", "v_rule": "ls"}
-    decoded = through(codec, k, "unb"), through(codec, v, "ls")
+    decoded = keys_through(codec, k, "unb"), values_through(codec, v, "ls", codec)
     for options in ({}, {"sinks": OPTIONS["sinks"]["sinks"], "softcap": 3.0}):
         got = kv_attention(q, k, v, SCALE, k_codec=codec, v_codec=codec, **rules, **options)
         wanted = exact64(q, *decoded, SCALE, **options)[0]
-        # Queries of eight bits and weights of eight bits.
-        assert apart(got, wanted) < 0.01
+        # Queries of eight bits and weights of eight bits; three steps are few for those.
+        assert apart(got, wanted) < (0.012 if codec == "kivi2" else 0.01)
 
 
 @pytest.mark.parametrize("codec", ["q8_0", "q4_0"])
@@ -140,7 +160,8 @@ def test_whole_numbers_add_little_error(codec, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(module, "mix_codes", lambda x: mix_floats(kv_codecs.decode(x, 128)))
             wanted = kv_attention(q, k, v, SCALE * sharpness, **options)
-        assert 0 < apart(got, wanted) < 0.008
+        # Three steps are few.
+        assert 0 < apart(got, wanted) < (0.01 if codec == "kivi2" else 0.008)
 
 
 def mixed_by_hand(weights, coded, state):
@@ -218,8 +239,53 @@ def test_which_tokens_are_exact(codec, exact):
             assert apart(got[t], wanted) < (1e-5 if exact else 0.01)
 
 
+@pytest.mark.parametrize("codec", BY_CHANNEL)
+def test_scores_of_channels_by_hand(codec):
+    q, k = normal(3, 1, 40, 0)[:, 0], normal(64, 1, 40, 1)[:, 0]
+    keys = kv_codecs.encode_channels(codec, k)
+    got = kivi.channel_scores(kv_codecs.filled(q), keys)
+    middle, one = keys.middle, np.float32
+    for row, token in ((0, 0), (1, 31), (2, 32), (0, 63)):
+        scale, minimum = keys.scale[token // 32], keys.minimum[token // 32]
+        x = [*q[row], *[one(0)] * 24]
+        lanes = [one(0)] * 16
+        for d, value in enumerate(x):
+            lanes[d % 16] = lanes[d % 16] + value * (scale[d] * one(middle) + minimum[d])
+        while len(lanes) > 1:
+            half = len(lanes) // 2
+            lanes = [a + b for a, b in zip(lanes[:half], lanes[half:], strict=True)]
+        score = lanes[0]
+        for block in (0, 32):
+            scaled = [x[d] * scale[d] for d in range(block, block + 32)]
+            most = max(abs(each) for each in scaled)
+            eight = [round(float(each * (one(127) / most))) for each in scaled]
+            codes = keys.codes[token, block : block + 32] - middle
+            whole = sum(a * int(b) for a, b in zip(eight, codes, strict=True))
+            score = fma(most / one(127), one(whole), score)
+        assert words(score[None]) == words(got[row, token : token + 1])
+    close = q.astype(np.float64) @ keys.decode(40).T
+    assert apart(got, close) < 0.01
+
+
+@pytest.mark.parametrize("codec", BY_CHANNEL)
+def test_an_open_group_is_exact(codec):
+    """Alone all is; then what comes before the last multiple of 32 is coded."""
+    q, k, v = case(tokens=2, seen=33)
+    codecs = {"k_codec": codec, "v_codec": "q8_0"}
+    got, wanted = kv_attention(q, k, v, SCALE, **codecs), kv_attention(q, k, v, SCALE)
+    # The first row sees 32, all of them coded; one token less, none.
+    assert not np.array_equal(got[0], wanted[0]) and not np.array_equal(got[1], wanted[1])
+    alone = kv_attention(q[:1], k[:31], v[:31], SCALE, **codecs)
+    assert np.array_equal(alone, kv_attention(q[:1], k[:31], v[:31], SCALE))
+    mixed = [keys_through(codec, k, "nc"), values_through("q8_0", v, "nc", codec)]
+    assert apart(got[1], exact64(q[1:], *mixed, SCALE)[0][0]) < 0.01
+    # Copies take the place of what was exact.
+    other = kv_attention(q, k, v, SCALE, **codecs, copies=(-k, -v))
+    assert np.array_equal(other[0], got[0]) and not np.array_equal(other[1], got[1])
+
+
 @pytest.mark.parametrize("options", [{}, {"tail": 30, "sink": 2}, {"window": 50, "tail": 8}])
-@pytest.mark.parametrize("codec", ["q5_1", "lm3"])
+@pytest.mark.parametrize("codec", ["q5_1", "lm3", "kivi4"])
 def test_a_row_does_not_know_its_neighbours(codec, options):
     q, k, v = case(tokens=70, seen=140, dim=32, value_dim=48)
     codecs = {"k_codec": codec, "v_codec": codec}

@@ -15,7 +15,8 @@ from kvant.reference.kv_codecs import HALF_TABLES, LEVELS, RULES, THRESHOLDS
 from support import words
 
 BLOCKS = ("q8_0", "q6_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-CODED = (*BLOCKS, *HALF_TABLES)
+RANGES = ("kivi4", "kivi2")
+CODED = (*BLOCKS, *HALF_TABLES, *RANGES)
 
 
 def normal(rows, dim, seed=0):
@@ -37,7 +38,8 @@ def slope(x, y):
 
 
 def test_the_codecs():
-    assert ("f32", "f16", "bf16", *BLOCKS, *HALF_TABLES) == kv_codecs.CODECS
+    assert ("f32", "f16", "bf16", *BLOCKS, *HALF_TABLES, *RANGES) == kv_codecs.CODECS
+    assert kv_codecs.BY_CHANNEL == RANGES
 
 
 def test_the_tables():
@@ -99,6 +101,17 @@ def test_errors_of_block_codecs(codec):
     y = through(codec, x)
     assert abs(error(x, y) - wanted) < 0.01 * wanted + rounding
     assert abs(slope(x, y) - 1) < 0.003
+
+
+@pytest.mark.parametrize(
+    ("codec", "wanted", "gain"), [("kivi4", 6.11e-3, 1.001), ("kivi2", 0.154, 1.014)]
+)
+def test_errors_of_ranges(codec, wanted, gain):
+    """Of rows, and of channels: there it is the same."""
+    x = normal(8000, 128)
+    for y in (through(codec, x), kv_codecs.encode_channels(codec, x).decode(128)):
+        assert abs(error(x, y) - wanted) < 0.01 * wanted
+        assert abs(slope(x, y) - gain) < 1e-3
 
 
 # (error, slope) of nc, unb, ls for rows of 128.
@@ -187,6 +200,50 @@ def test_q6_0_by_hand(seed, exponent, ties):
     assert all(np.array_equal(a, b) for a, b in zip(coded[:2], again[:2], strict=True))
 
 
+def range_by_hand(values, top):
+    """Codes, scale and minimum of a group, number by number."""
+    one = np.float32
+    low, high = min(values), max(values)
+    scale = (high - low) / one(top)
+    inverse = one(1) / scale if scale else one(0)
+    codes = [min(top, int((value - low) * inverse + one(0.5))) for value in values]
+    return codes, one(np.float16(scale)), one(np.float16(low))
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    codec=st.sampled_from(RANGES),
+    exponent=st.integers(-20, 12),
+    flat=st.booleans(),
+)
+def test_ranges_by_hand(seed, codec, exponent, flat):
+    x = normal(64, 33, seed) * np.float32(2.0**exponent)
+    if flat:
+        x[:, ::2] = x[:1, ::2]
+    top = 2 ** int(codec[-1]) - 1
+    values = kv_codecs.encode(codec, x[:2])
+    wanted = range_by_hand(list(x[0, :32]), top)
+    assert (values.codes[0, :32].tolist(), values.scale[0, 0], values.minimum[0, 0]) == wanted
+    keys = kv_codecs.encode_channels(codec, x)
+    near = kv_codecs.rounded("f16", x)
+    for group in range(2):
+        part = slice(32 * group, 32 * group + 32)
+        for channel in (0, 1, 32):
+            wanted = range_by_hand(list(near[part, channel]), top)
+            got = keys.scale[group, channel], keys.minimum[group, channel]
+            assert (keys.codes[part, channel].tolist(), *got) == wanted
+
+
+def test_channels_are_refused():
+    x = normal(32, 8)
+    for codec, keys in (("q4_1", x), ("kivi4", x[:31])):
+        with pytest.raises(ValueError, match=r"\[encode_channels\] expected"):
+            kv_codecs.encode_channels(codec, keys)
+    x[3, 3] = 65520
+    with pytest.raises(ValueError, match="expected numbers"):
+        kv_codecs.encode_channels("kivi2", x)
+
+
 def lane_sum_by_hand(terms):
     lanes = [np.float32(0)] * 16
     for i, term in enumerate(terms):
@@ -235,7 +292,7 @@ def test_rows_are_filled_up(codec, dim):
     width = -(-dim // 32) * 32
     assert coded.codes.shape == (2, 3, width) and coded.scale.shape == (2, 3, width // 32)
     assert coded.codes.dtype == np.int32 and coded.scale.dtype == np.float32
-    assert (coded.minimum is not None) == (codec in ("q4_1", "q5_1"))
+    assert (coded.minimum is not None) == (codec in ("q4_1", "q5_1", *RANGES))
     assert np.abs(coded.codes).max() <= 127
     assert kv_codecs.decode(coded, dim).shape == x.shape
     if codec in BLOCKS:

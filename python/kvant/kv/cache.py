@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvant import _core
-from kvant.errors import ShapeError
+from kvant.errors import FormatError, ShapeError
 from kvant.kv.calibration import KVCalibration
 from kvant.kv.codecs import RULES, KVSide, Table, codec_number, row_bits, side_of, signs_of
 from kvant.kv.prefix import PrefixIndex
@@ -285,6 +285,11 @@ class KVCache:
         own_k, own_v = self.policy.layers.get(layer, (k, v))
         sides = side_of(own_k), side_of(own_v, value=True)
         if self.shapes[layer].view:
+            if sides[0].codec.startswith("kivi"):
+                raise FormatError(
+                    "[KVCache] expected a codec of rows for keys that hold values, "
+                    f"got {sides[0].codec}"
+                )
             # Where other layers have values, v is of those.
             if sides[0].codec != sides[1].codec and (views or layer in self.policy.layers):
                 raise ShapeError(

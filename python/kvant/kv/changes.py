@@ -40,6 +40,8 @@ class Changes:
 
         Raises
         ------
+        FormatError
+            Keys are coded channel by channel (`kivi4`, `kivi2`) and stay in their groups.
         ShapeError
             There are not such tokens, some of them or tokens behind were evicted, a window has let
             go of tokens that would be seen again, or a key is too large for its codec once turned.
@@ -120,6 +122,8 @@ class Changes:
 
         Raises
         ------
+        FormatError
+            Keys are coded channel by channel (`kivi4`, `kivi2`) and stay in their groups.
         ShapeError
             `keep` is out of range, a layer has a window or keys of another, scores are not [T], or
             another thread appended meanwhile.

@@ -15,7 +15,7 @@ from kvant.errors import FormatError, ShapeError
 __all__ = ["CODECS", "RULES", "KVSide", "codec_number", "row_bits", "side_of", "signs_of"]
 
 CODECS: tuple[str, ...] = tuple(_core.kv_codecs())
-"""Names of all codecs: `f32 f16 bf16 q8_0 q6_0 q5_1 q5_0 q4_1 q4_0 iq4_nl lm4 lm3 lm2`."""
+"""Names: `f32 f16 bf16 q8_0 q6_0 q5_1 q5_0 q4_1 q4_0 iq4_nl lm4 lm3 lm2 kivi4 kivi2`."""
 RULES = ("norm", "unbiased", "least")
 _LARGEST_ROTATION = 512
 _SMALLEST_ROTATION = 16
@@ -32,7 +32,10 @@ class KVSide:
     codec : str
         One of `CODECS`. `q8_0` to `iq4_nl` are ggml's formats (`q6_0` of ik_llama.cpp), `lm4`,
         `lm3` and `lm2` the codebooks of Lloyd and Max with one scale a row, made for rotated
-        vectors (TurboQuant, Zandieh et al. 2025).
+        vectors (TurboQuant, Zandieh et al. 2025). `kivi4` and `kivi2` have scale and minimum for
+        each 32 elements of a value, and for each 32 tokens of a channel of keys (KIVI, Liu et al.
+        2024): large channels need no rotation then. Such keys must be in reach of f16, and tokens
+        are seen as f16 until the 32 of their group are there.
     rotate : int or "auto"
         The Hadamard transform is taken in blocks of so many elements; 0 for none, `"auto"` for the
         largest power of two up to 512 that divides a row.

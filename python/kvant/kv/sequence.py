@@ -191,15 +191,19 @@ class KVSequence(Changes):
         """Forget all tokens from `length` on, in every layer.
 
         The last 64 tokens can always be taken back as if they had never been. Before them, tokens
-        that were exact (the policy's tail) are seen as they are coded.
+        that were exact (the policy's tail) are seen as they are coded. Where keys are coded channel
+        by channel (`kivi4`, `kivi2`) and the cut is no multiple of 64, the page it lies in goes on
+        from copies: what its codes stand for, as f16.
 
         Raises
         ------
         ShapeError
             There are not so many, a window has let go of tokens that would be seen again, or tokens
             before it were evicted.
+        CacheFullError
+            Such copies have no room: all pages that the cut lets go of are shared.
         """
-        self._core.truncate(length)
+        self._grow(lambda: self._core.truncate(length))
         if self._changed is not None and length <= self._changed:
             self._changed = None
 
@@ -219,6 +223,7 @@ class KVSequence(Changes):
         """Keys of one head as they are stored, decoded, without transforms: f32 [T, head_dim].
 
         Of the tokens that the head holds: where some were evicted, start and stop count the others.
+        Of a group of `kivi4` or `kivi2` that is not full they are f16.
         """
         return self._decode(layer, 0, head, start, stop)
 
@@ -234,6 +239,8 @@ class KVSequence(Changes):
 
         Raises
         ------
+        FormatError
+            Keys are coded channel by channel (`kivi4`, `kivi2`) and have no rows.
         ShapeError
             Heads hold different numbers of tokens, or a window has let go of some.
         """
@@ -260,6 +267,8 @@ class KVSequence(Changes):
 
         Raises
         ------
+        FormatError
+            Keys are coded channel by channel.
         ShapeError
             A shape does not fit, or a scale is not a number that the codec makes.
         CacheFullError

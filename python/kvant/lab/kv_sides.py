@@ -24,6 +24,8 @@ DEFAULT_CODECS = (
     "lm4+mean+eq",
     "lm3+mean+eq",
     "lm2+mean+eq",
+    "kivi4",
+    "kivi2",
 )
 """What a study tries; values are neither centered nor equalized and leave those words out."""
 

@@ -13,7 +13,18 @@ from numpy.typing import ArrayLike
 from .attention import PAGE_TOKENS, Bools, Index, Mix, attend_heads, chain_scores, mix_floats
 from .base import Groups
 from .fma import fma
-from .kv_codecs import BLOCK, FLOATS, Coded, decode, encode, filled, rounded
+from .kivi import KEY_GROUP, MIDDLE, channel_scores
+from .kv_codecs import (
+    BLOCK,
+    BY_CHANNEL,
+    FLOATS,
+    Coded,
+    decode,
+    encode,
+    encode_channels,
+    filled,
+    rounded,
+)
 from .matmul import _product_of_groups, quantize_activations
 from .numeric import F32, f32, i8, i32
 from .ops import exp, lane_sum
@@ -24,7 +35,7 @@ _ONE, _BYTE = np.float32(1), np.float32(255)
 # Blocks of weights below this are zero; from it on 255 / m and m / 255 are normal numbers.
 _SMALLEST = np.float32(2.0**-100)
 # Of codes that are not signed.
-_CENTERS = {"q4_1": 8, "q5_1": 16}
+_CENTERS = {"q4_1": 8, "q5_1": 16, **MIDDLE}
 
 
 def kv_attention(
@@ -47,6 +58,7 @@ def kv_attention(
     sink: int = 0,
     tail: int = 0,
     exact_from: int = 0,
+    copies: tuple[F32, F32] | None = None,
     exact: bool = False,
     positions: ArrayLike | None = None,
     lse: bool = False,
@@ -80,9 +92,12 @@ def kv_attention(
         f32 [T, H], added to products of queries and keys.
     sink, tail
         The first `sink` tokens and the last `tail` that a row may see count as f16 on sides whose
-        codec is quantized.
+        codec is quantized. With keys that are coded by channel, so do those from the last multiple
+        of 32 on.
     exact_from
         Tokens before it are in no tail.
+    copies
+        f32 [S, G, D] and [S, G, E], what counts as f16 where that is not `k` and `v` any more.
     exact
         Quantized sides are decoded, and all arithmetic is that of floats.
     positions
@@ -119,10 +134,14 @@ def kv_attention(
     if chunk is not None:
         begin = np.maximum(begin, (end - 1) // chunk * chunk)
     token = np.arange(-(-seen // PAGE_TOKENS) * PAGE_TOKENS)
-    near = token < sink
-    near = near | ((token >= end[:, None] - tail) & (token >= exact_from))
+    near, first = token < sink, end - tail
+    if k_codec in BY_CHANNEL:
+        first = np.minimum(first, end // KEY_GROUP * KEY_GROUP)
+        exact_from = min(exact_from, seen // KEY_GROUP * KEY_GROUP)
+    near = near | ((token >= first[:, None]) & (token >= exact_from))
     # What was in the tail of any token had to be a number of f16.
-    halves = seen if tail else min(sink, seen)
+    halves = seen if tail or k_codec in BY_CHANNEL else min(sink, seen)
+    near_k, near_v = copies or (k, v)
 
     def prepare(group: int, own: Index, rows: F32) -> tuple[F32, Mix]:
         keys = k[:, group]
@@ -130,7 +149,7 @@ def kv_attention(
         close = np.repeat(near, len(own), axis=0)
         scores = _products(rows, keys, k_codec, k_rule, exact)
         if k_codec not in FLOATS and halves:
-            kept = rounded("f16", keys[:halves])
+            kept = rounded("f16", near_k[:halves, group])
             at = np.flatnonzero(close[:, :halves].any(axis=0))
             scores[:, at] = np.where(close[:, at], chain_scores(rows, kept[at]), scores[:, at])
         with np.errstate(all="ignore"):
@@ -142,7 +161,8 @@ def kv_attention(
         coded = encode(v_codec, keys if v is None else values, v_rule)
         coded = _first_blocks(coded, -(-width // BLOCK))
         body = mix_floats(decode(coded, width)) if exact else mix_codes(centered(v_codec, coded))
-        return scores, _with_exact(body, mix_floats(rounded("f16", values[:halves])), close)
+        kept = rounded("f16", near_v[:halves, group])
+        return scores, _with_exact(body, mix_floats(kept), close)
 
     out, sums = attend_heads(q, groups, width, begin, end, sinks, prepare)
     return (out, sums) if lse else out
@@ -156,6 +176,13 @@ def _first_blocks(coded: Coded, blocks: int) -> Coded:
 def _products(q: F32, k: F32, codec: str, rule: str, exact: bool) -> F32:
     if codec in FLOATS:
         return chain_scores(q, rounded(codec, k))
+    if codec in BY_CHANNEL:
+        scores = np.zeros((len(q), len(k)), np.float32)
+        whole = len(k) // KEY_GROUP * KEY_GROUP
+        groups = encode_channels(codec, k[:whole])
+        found = chain_scores(q, groups.decode(k.shape[1])) if exact else None
+        scores[:, :whole] = channel_scores(filled(q), groups) if found is None else found
+        return scores
     coded = encode(codec, k, rule)
     return chain_scores(q, decode(coded, k.shape[1])) if exact else code_scores(q, coded)
 

@@ -5,7 +5,7 @@ block formats are those of weights; q6_0 is one more, of ik_llama.cpp. lm4, lm3 
 scale per row and the levels of Lloyd (1982) and Max (1960) for coordinates of a point on the
 sphere, rounded to int8: TurboQuant (Zandieh et al. 2025). Their scale is one of three: "nc" keeps
 the norm of the row, "unb" the product <x, decoded> = <x, x> (EDEN, Vargaftik et al. 2022), "ls" has
-the least error.
+the least error. kivi4 and kivi2 take rows so where they are values; keys go by channel (`kivi`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from .base import BlockFormat, Groups, Weights
 from .bits import pack_halves, unpack_halves
 from .iq4 import IQ4NL
+from .kivi import KEY_GROUP, MIDDLE, ByChannel, Kivi2, Kivi4
 from .legacy import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from .numeric import (
     F32,
@@ -38,6 +39,7 @@ from .table import find
 
 __all__ = [
     "BLOCK",
+    "BY_CHANNEL",
     "CODECS",
     "FLOATS",
     "HALF_TABLES",
@@ -48,6 +50,7 @@ __all__ = [
     "Coded",
     "decode",
     "encode",
+    "encode_channels",
     "filled",
     "q6_0_bytes",
     "q6_0_codes",
@@ -110,7 +113,12 @@ _BLOCKS: dict[str, BlockFormat] = {
     each.name: each for each in (Q8_0(), Q6_0(), Q5_1(), Q5_0(), Q4_1(), Q4_0(), IQ4NL())
 }
 
-CODECS = (*FLOATS, *_BLOCKS, *HALF_TABLES)
+CODECS = (*FLOATS, *_BLOCKS, *HALF_TABLES, *MIDDLE)
+
+BY_CHANNEL = tuple(MIDDLE)
+"""Codecs whose keys are coded channel by channel."""
+
+_BLOCKS |= {each.name: each for each in (Kivi4(), Kivi2())}
 
 
 def _levels(half: tuple[float, ...]) -> I32:
@@ -219,6 +227,46 @@ def _coded(codec: str, groups: Groups) -> Coded:
     minimum = None if groups.minimum is None else -groups.minimum
     _refuse("encode", codec, groups.scale, minimum)
     return Coded(i32(groups.codes), groups.scale, minimum)
+
+
+def encode_channels(codec: str, keys: F32) -> ByChannel:
+    """Quantize keys of whole groups channel by channel, after they were rounded to f16.
+
+    Parameters
+    ----------
+    codec : {"kivi4", "kivi2"}
+    keys : float32 [S, D]
+        S is a multiple of 32.
+
+    Returns
+    -------
+    ByChannel
+
+    Raises
+    ------
+    ValueError
+        Another codec or S; a NaN, or a number that is infinite as f16.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> keys = np.zeros((32, 2), np.float32)
+    >>> keys[:3, 1] = -1, 0, 2
+    >>> coded = encode_channels("kivi2", keys)
+    >>> coded.codes[:4, :2].tolist(), coded.scale[0, :2].tolist(), coded.minimum[0, :2].tolist()
+    ([[0, 0], [0, 1], [0, 3], [0, 1]], [0.0, 1.0], [0.0, -1.0])
+    """
+    if codec not in BY_CHANNEL or len(keys) % KEY_GROUP:
+        raise ValueError(
+            f"[encode_channels] expected one of {', '.join(BY_CHANNEL)} and whole groups of "
+            f"{KEY_GROUP} keys, got {codec!r} and {len(keys)}"
+        )
+    halves = filled(rounded("f16", keys))
+    groups = halves.reshape(len(keys) // KEY_GROUP, KEY_GROUP, halves.shape[1])
+    coded = encode(codec, np.ascontiguousarray(groups.swapaxes(1, 2)))
+    assert coded.minimum is not None
+    codes = coded.codes.swapaxes(1, 2).reshape(len(keys), groups.shape[2])
+    return ByChannel(codes, coded.scale[..., 0], coded.minimum[..., 0], MIDDLE[codec])
 
 
 def _encode_levels(codec: str, x: F32, rule: str) -> Coded:
