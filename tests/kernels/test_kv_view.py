@@ -26,6 +26,8 @@ SIZES = [
     (33, 1),
 ]
 ROW_SCALES = ("lm4", "lm3", "lm2")
+# Keys that are coded by channel hold no values.
+ROWS = [codec for codec in CODECS if not codec.startswith("kivi")]
 
 
 def normal(tokens, heads, dim, seed, spread=0.5):
@@ -49,7 +51,7 @@ def same(a, b):
 
 
 @given(
-    codec=st.sampled_from(CODECS),
+    codec=st.sampled_from(ROWS),
     tokens=st.integers(1, 5),
     before=st.one_of(st.integers(0, 80), st.sampled_from([120, 505, 600])),
     kv_heads=st.integers(1, 2),
@@ -126,7 +128,7 @@ def test_a_view_is_its_twin(
         assert same(got, wanted), isa
 
 
-@pytest.mark.parametrize("codec", [codec for codec in CODECS if codec not in ROW_SCALES])
+@pytest.mark.parametrize("codec", [codec for codec in ROWS if codec not in ROW_SCALES])
 @pytest.mark.parametrize("rotate", [0, 32])
 @pytest.mark.parametrize("group", [1, 5, 128])
 def test_a_view_is_what_was_stored_beside(codec, rotate, group):
@@ -165,7 +167,7 @@ def test_neither_threads_nor_cuts_show(codec):
 
 
 @given(
-    codec=st.sampled_from(CODECS),
+    codec=st.sampled_from(ROWS),
     chunk=st.sampled_from([1, 3, 64, 65, 100, 512, 700]),
     window=st.one_of(st.none(), st.integers(1, 100)),
     tokens=st.integers(1, 90),

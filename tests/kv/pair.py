@@ -61,7 +61,10 @@ class Setting:
         for layer in OWNED:
             exact = self.codecs(layer) != ("f16", "f16")
             both = _one_token(replace(self, sink=0, tail=1, budget=None).cache(), layer)
-            halves = KVCache(4, KV_HEADS, HEAD_DIM, "f16", "f16", value_dim=VALUE_DIM)
+            views = [each == VIEW for each in range(6)]
+            halves = KVCache(
+                6, KV_HEADS, HEAD_DIM, "f16", "f16", value_dim=VALUE_DIM, value_view=views
+            )
             beside = _one_token(halves, layer) if exact else 0
             layers.append(
                 ModelLayer(
@@ -191,7 +194,9 @@ class Pair:
             for layer, own in zip(OWNED, both.model.pages, strict=True)
         }
         kept = [
-            np.sort(np.argsort(-drawn[layer])[:keep]).tolist() if each.window is None else None
+            None
+            if each.window or each.chunk
+            else np.sort(np.argsort(-drawn[layer])[:keep]).tolist()
             for layer, each in zip(OWNED, self.layers, strict=True)
         ]
 

@@ -306,6 +306,7 @@ class KVSequence(Changes):
         if not 0 <= head < heads:
             raise ShapeError(f"[{function}] expected a head below {heads}, got {head}")
         return head
+
     def _has_values(self, function: str, layer: int, v: Any) -> bool:
         """Whether the layer has values of its own, which are given then and only then."""
         view = self.cache.shapes[layer].view
