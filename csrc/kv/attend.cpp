@@ -112,6 +112,7 @@ class Attention {
       q_ = carver.take<float>(rows * width_);
       bias_ = carver.take<float>(rows);
       if (coded_keys()) records_ = carver.take<uint8_t>(rows * record_bytes());
+      if (coded_keys() && layer_.fine) low_ = carver.take<uint8_t>(rows * record_bytes());
       body_ = carver.take<const uint8_t*>(layer_.heads * body);
       exact_ = carver.take<const uint8_t*>(layer_.heads * exact);
       sinks_ = carver.take<const uint8_t*>(layer_.heads * sinks);
@@ -160,12 +161,12 @@ class Attention {
                               false});
     }
     if (!coded_keys()) return;
-    Activations a;
     int8_t* codes;
-    float* d;
+    float *d, *left;
     int32_t* sums;
     Carver needed;
     const auto place = [&](Carver& carver) {
+      left = carver.take<float>(low_ ? rows * width_ : 0);
       codes = carver.take<int8_t>(rows * width_);
       d = carver.take<float>(rows * blocks + 16);
       sums = carver.take<int32_t>(2 * (rows * blocks + 16));
@@ -175,17 +176,22 @@ class Attention {
     if (!memory) return no_memory_.store(true);
     Carver carver(memory);
     place(carver);
-    for (int r = 0; r < rows; ++r) {
-      kernels_.matmul->quantize(q + r * width_, blocks, codes + r * width_, d + r * blocks, sums + 2 * r * blocks);
-    }
-    a = {codes, d, sums, blocks};
-    uint8_t* records = records_ + unit * block_rows_ * record_bytes();
-    for (int r = 0; r < rows; r += keys().group) {
-      const int count = std::min(rows - r, int(keys().group));
-      int32_t places[kMostColumns];
-      for (int i = 0; i < count; ++i) places[i] = r + i;
-      kernels_.matmul->records(a, places, count, 0, blocks, shape(), records + r * record_bytes());
-    }
+    const auto code = [&](const float* x, uint8_t* records) {
+      for (int r = 0; r < rows; ++r) {
+        kernels_.matmul->quantize(x + r * width_, blocks, codes + r * width_, d + r * blocks, sums + 2 * r * blocks);
+      }
+      records += unit * block_rows_ * record_bytes();
+      for (int r = 0; r < rows; r += keys().group) {
+        const int count = std::min(rows - r, int(keys().group));
+        int32_t places[kMostColumns];
+        for (int i = 0; i < count; ++i) places[i] = r + i;
+        kernels_.matmul->records({codes, d, sums, blocks}, places, count, 0, blocks, shape(), records + r * record_bytes());
+      }
+    };
+    code(q, records_);
+    if (!low_) return;
+    for (int64_t i = 0; i < rows * width_; ++i) left[i] = q[i] - float(codes[i]) * d[i / kKvBlock];
+    code(left, low_);
   }
 
   AttendJob job_of(int64_t unit) const {
@@ -195,6 +201,8 @@ class Attention {
     job.q = q_ + at * width_;
     job.bias = bias_ + at;
     job.records = coded_keys() ? records_ + at * record_bytes() : nullptr;
+    job.low = low_ ? low_ + at * record_bytes() : nullptr;
+    job.fine = layer_.fine;
     job.q_stride = width_;
     job.first = first_row(unit);
     job.rows = rows_of(unit);
@@ -364,7 +372,7 @@ class Attention {
   bool split_ = false;
   int64_t chunks_ = 1, body_count_ = 0, exact_count_ = 0, sink_count_ = 0;
   float *q_ = nullptr, *bias_ = nullptr, *states_ = nullptr;
-  uint8_t* records_ = nullptr;
+  uint8_t *records_ = nullptr, *low_ = nullptr;
   const uint8_t **body_ = nullptr, **exact_ = nullptr, **sinks_ = nullptr;
   std::atomic<bool> no_memory_{false};
 };

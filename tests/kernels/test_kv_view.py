@@ -63,14 +63,14 @@ def same(a, b):
     sink=st.sampled_from([0, 0, 4, 70]),
     tail=st.sampled_from([0, 0, 1, 40, 100]),
     rule=st.sampled_from(list(RULES)),
-    exact=st.booleans(),
+    how=st.sampled_from(["bytes", "fine", "exact"]),
     seed=seeds,
 )
-@example("q4_0", 3, 130, 1, 5, (576, 512), None, True, 5.0, 4, 40, "norm", False, 0)
-@example("lm3", 2, 130, 1, 6, (640, 512), 100, False, 0.0, 70, 1, "unbiased", False, 1)
-@example("q5_1", 2, 70, 2, 7, (96, 64), None, False, 0.0, 4, 100, "norm", False, 2)
-@example("f16", 3, 80, 1, 7, (576, 512), None, False, 0.0, 0, 0, "least", True, 2)
-@example("iq4_nl", 3, 130, 1, 3, (20, 20), None, False, 0.0, 4, 40, "least", True, 3)
+@example("q4_0", 3, 130, 1, 5, (576, 512), None, True, 5.0, 4, 40, "norm", "bytes", 0)
+@example("lm3", 2, 130, 1, 6, (640, 512), 100, False, 0.0, 70, 1, "unbiased", "bytes", 1)
+@example("q5_1", 2, 70, 2, 7, (96, 64), None, False, 0.0, 4, 100, "norm", "bytes", 2)
+@example("f16", 3, 80, 1, 7, (576, 512), None, False, 0.0, 0, 0, "least", "exact", 2)
+@example("iq4_nl", 3, 130, 1, 3, (20, 20), None, False, 0.0, 4, 40, "least", "exact", 3)
 def test_a_view_is_its_twin(
     codec,
     tokens,
@@ -84,7 +84,7 @@ def test_a_view_is_its_twin(
     sink,
     tail,
     rule,
-    exact,
+    how,
     seed,
 ):
     dim, value_dim = sizes
@@ -104,7 +104,7 @@ def test_a_view_is_its_twin(
         value_dim=value_dim,
         value_view=True,
         window=window,
-        policy=KVPolicy(sink=sink, tail=tail),
+        policy=KVPolicy(sink=sink, tail=tail, fine=how == "fine"),
     )
     wanted = kv_attention(
         q,
@@ -119,12 +119,15 @@ def test_a_view_is_its_twin(
         softcap=softcap,
         sink=sink if side.quantized else 0,
         tail=tail if side.quantized else 0,
-        exact=exact,
+        exact=how == "exact",
+        fine=how == "fine",
         lse=True,
     )
     parts = (before,) if seed % 2 else ()
     for isa in every_isa():
-        got = attend(cache, q, k, parts, scale=0.37, softcap=softcap, sinks=logits, exact=exact)
+        got = attend(
+            cache, q, k, parts, scale=0.37, softcap=softcap, sinks=logits, exact=how == "exact"
+        )
         assert same(got, wanted), isa
 
 

@@ -312,6 +312,7 @@ class KVCache:
             exact.sink,
             exact.tail,
             shape.chunk or 0,
+            self.policy.fine,
             shape.view,
         )
 
