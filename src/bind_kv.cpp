@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "program.h"
@@ -82,14 +83,16 @@ struct Cache {
   std::vector<Layer> layers;
 };
 
+const Layer& layer_of(const std::vector<Layer>& layers, int32_t i) {
+  if (i < 0 || size_t(i) >= layers.size()) throw nb::index_error("no such layer");
+  return layers[size_t(i)];
+}
+
 struct Sequence {
   std::shared_ptr<kvant_sequence> handle;
   std::vector<Layer> layers;
 
-  const Layer& layer(int32_t i) const {
-    if (i < 0 || size_t(i) >= layers.size()) throw nb::index_error("no such layer");
-    return layers[size_t(i)];
-  }
+  const Layer& layer(int32_t i) const { return layer_of(layers, i); }
 };
 
 Sequence sequence_of(kvant_sequence* handle, const std::vector<Layer>& layers) {
@@ -101,6 +104,21 @@ template <class Array>
 void fits(const Array& x, size_t tokens, size_t heads, int32_t dim) {
   const bool same = x.shape(0) == tokens && x.shape(1) == heads && int64_t(x.shape(2)) == dim;
   if (!same || (tokens > 0 && dim > 1 && x.stride(2) != 1)) throw nb::value_error("an array does not fit the layer");
+}
+
+void fits_query(const Layer& layer, const Heads& q, const std::optional<Vector>& sinks, const OutHeads& out,
+                const std::optional<OutScores>& lse) {
+  fits(q, q.shape(0), q.shape(1), layer.k.dim);
+  fits(out, q.shape(0), q.shape(1), layer.v.dim);
+  if (sinks && sinks->shape(0) != q.shape(1)) throw nb::value_error("sinks do not fit");
+  if (lse && (lse->shape(0) != q.shape(0) || lse->shape(1) != q.shape(1))) throw nb::value_error("lse does not fit");
+}
+
+kvant_attention_query query_of(const Heads& q, float scale, float softcap, bool causal, bool exact,
+                               const std::optional<Vector>& sinks, const OutHeads& out,
+                               const std::optional<OutScores>& lse) {
+  return {q.data(), int64_t(q.shape(0)), q.stride(0), q.stride(1), int32_t(q.shape(1)), scale, softcap, causal, exact,
+          sinks ? sinks->data() : nullptr, out.data(), lse ? lse->data() : nullptr};
 }
 
 void has_type(const Input& x, int32_t type) {
@@ -190,6 +208,39 @@ void add_sequence(nb::module_& m) {
            nb::arg("layer"), nb::arg("k").noconvert(), nb::arg("v").none().noconvert());
 }
 
+// The sequences of a call, held as long as it may be made again.
+struct Parts {
+  std::vector<std::shared_ptr<kvant_sequence>> held;
+  std::vector<kvant_sequence*> handles;
+  std::vector<int64_t> tokens;
+  // The one that was refused, or -1.
+  int64_t which = -1;
+
+  Parts(const std::vector<const Sequence*>& sequences, std::vector<int64_t> counts) : tokens(std::move(counts)) {
+    if (tokens.size() != sequences.size()) throw nb::value_error("counts do not fit");
+    for (const Sequence* each : sequences) {
+      held.push_back(each->handle);
+      handles.push_back(each->handle.get());
+    }
+  }
+  int64_t count() const { return int64_t(handles.size()); }
+};
+
+// As run_recorded; an error names the sequence. A row that cannot be stored is named by the caller, who knows what it is
+// called.
+template <class Call>
+void run_parts(const char* function, const std::shared_ptr<Parts>& parts, Call call, const int64_t* bad = nullptr) {
+  int32_t code;
+  {
+    nb::gil_scoped_release release;
+    code = call();
+  }
+  if (bad && *bad >= 0) return;
+  const std::string about = parts->which < 0 ? "" : "sequence " + std::to_string(parts->which) + ": ";
+  check(code, function, about.c_str());
+  if (Program* program = Program::recording()) program->add(function, std::move(call));
+}
+
 void add_calls(nb::module_& m) {
   m.def(
       "kv_append",
@@ -223,22 +274,58 @@ void add_calls(nb::module_& m) {
       "kv_attend",
       [](const Sequence& s, int32_t layer, Heads q, float scale, float softcap, bool causal, bool exact,
          std::optional<Vector> sinks, OutHeads out, std::optional<OutScores> lse, int32_t threads) {
-        const Layer& own = s.layer(layer);
-        fits(q, q.shape(0), q.shape(1), own.k.dim);
-        fits(out, q.shape(0), q.shape(1), own.v.dim);
-        if (sinks && sinks->shape(0) != q.shape(1)) throw nb::value_error("sinks do not fit");
-        if (lse && (lse->shape(0) != q.shape(0) || lse->shape(1) != q.shape(1))) throw nb::value_error("lse does not fit");
+        fits_query(s.layer(layer), q, sinks, out, lse);
         run_recorded("attend", [=, handle = s.handle] {
-          const kvant_attention_query query = {q.data(), int64_t(q.shape(0)), q.stride(0), q.stride(1),
-                                               int32_t(q.shape(1)), scale, softcap, causal, exact,
-                                               sinks ? sinks->data() : nullptr, out.data(),
-                                               lse ? lse->data() : nullptr};
+          const kvant_attention_query query = query_of(q, scale, softcap, causal, exact, sinks, out, lse);
           return kvant_sequence_attend(handle.get(), layer, &query, threads);
         });
       },
       nb::arg("sequence"), nb::arg("layer"), nb::arg("q").noconvert(), nb::arg("scale"), nb::arg("softcap"), nb::arg("causal"),
       nb::arg("exact"), nb::arg("sinks").none().noconvert(), nb::arg("out").noconvert(),
       nb::arg("lse").none().noconvert(), nb::arg("threads"));
+}
+
+void add_calls_for_many(nb::module_& m) {
+  m.def(
+      "kv_append_many",
+      [](const Cache& cache, const std::vector<const Sequence*>& sequences, std::vector<int64_t> counts, int32_t layer,
+         Input k, int32_t k_type, std::optional<Input> v, int32_t v_type, int32_t threads) {
+        const Layer& own = layer_of(cache.layers, layer);
+        fits(k, k.shape(0), size_t(own.heads), own.k.dim);
+        has_type(k, k_type);
+        if (v) {
+          fits(*v, k.shape(0), size_t(own.heads), own.v.dim);
+          has_type(*v, v_type);
+        }
+        const auto parts = std::make_shared<Parts>(sequences, std::move(counts));
+        const auto bad = std::make_shared<int64_t>(-1);
+        const auto call = [=, handle = cache.handle] {
+          return kvant_cache_append(handle.get(), parts->handles.data(), parts->tokens.data(), parts->count(), layer,
+                                    int64_t(k.shape(0)), k.data(), k_type, k.stride(0), k.stride(1),
+                                    v ? v->data() : nullptr, v_type, v ? v->stride(0) : 0, v ? v->stride(1) : 0, threads,
+                                    &parts->which, bad.get());
+        };
+        run_parts("append_many", parts, call, bad.get());
+        return *bad;
+      },
+      nb::arg("cache"), nb::arg("sequences"), nb::arg("counts"), nb::arg("layer"), nb::arg("k").noconvert(),
+      nb::arg("k_type"), nb::arg("v").none().noconvert(), nb::arg("v_type"), nb::arg("threads"));
+  m.def(
+      "kv_attend_many",
+      [](const Cache& cache, const std::vector<const Sequence*>& sequences, std::vector<int64_t> counts, int32_t layer,
+         Heads q, float scale, float softcap, bool causal, bool exact, std::optional<Vector> sinks, OutHeads out,
+         std::optional<OutScores> lse, int32_t threads) {
+        fits_query(layer_of(cache.layers, layer), q, sinks, out, lse);
+        const auto parts = std::make_shared<Parts>(sequences, std::move(counts));
+        run_parts("attend_many", parts, [=, handle = cache.handle] {
+          const kvant_attention_query query = query_of(q, scale, softcap, causal, exact, sinks, out, lse);
+          return kvant_cache_attend(handle.get(), parts->handles.data(), parts->tokens.data(), parts->count(), layer,
+                                    &query, threads, &parts->which);
+        });
+      },
+      nb::arg("cache"), nb::arg("sequences"), nb::arg("counts"), nb::arg("layer"), nb::arg("q").noconvert(),
+      nb::arg("scale"), nb::arg("softcap"), nb::arg("causal"), nb::arg("exact"), nb::arg("sinks").none().noconvert(),
+      nb::arg("out").noconvert(), nb::arg("lse").none().noconvert(), nb::arg("threads"));
 }
 
 }  // namespace
@@ -293,6 +380,7 @@ void bind_kv(nb::module_& m) {
       });
   add_sequence(m);
   add_calls(m);
+  add_calls_for_many(m);
   m.def("kv_codecs", [] {
     std::vector<const char*> names;
     for (int32_t i = 0; i < kvant_kv_codec_count(); ++i) names.push_back(kvant_kv_codec_name(i));

@@ -5,8 +5,8 @@
 
 #include "capi/kvant.h"
 
-// `function` is what the caller knows it by; messages begin with it.
-inline void check(int32_t code, const char* function) {
+// `function` is what the caller knows it by; messages begin with it, and go on with `about`.
+inline void check(int32_t code, const char* function, const char* about = "") {
   if (code == KVANT_OK) return;
   if (code == KVANT_NO_MEMORY) throw std::bad_alloc();
   namespace nb = nanobind;
@@ -15,7 +15,7 @@ inline void check(int32_t code, const char* function) {
                      : code == KVANT_FULL              ? "CacheFullError"
                                                        : "ShapeError";
   const nb::object cls = nb::module_::import_("kvant.errors").attr(type);
-  PyErr_Format(cls.ptr(), "[%s] %s", function, kvant_error_text());
+  PyErr_Format(cls.ptr(), "[%s] %s%s", function, about, kvant_error_text());
   throw nb::python_error();
 }
 

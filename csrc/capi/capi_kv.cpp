@@ -96,21 +96,67 @@ KvLayer layer_of(const kvant_kv_layer& layer) {
   return own;
 }
 
-Status check_place(const KvSequence& sequence, int32_t layer) {
-  if (layer < 0 || layer >= int32_t(sequence.cache()->layers().size())) return {Code::bad_shape, "no such layer"};
+Status check_place(const KvCache& cache, int32_t layer) {
+  if (layer < 0 || layer >= int32_t(cache.layers().size())) return {Code::bad_shape, "no such layer"};
   return {};
 }
 
 // Values are there, or not where they are a view.
-Status check_values(const KvSequence& sequence, int32_t layer, int64_t tokens, const void* v) {
-  if (!sequence.cache()->layers()[size_t(layer)].view) {
+Status check_values(const KvCache& cache, int32_t layer, int64_t tokens, const void* v) {
+  if (!cache.layers()[size_t(layer)].view) {
     return v || !tokens ? Status{} : Status{Code::bad_shape, "the layer has values of its own"};
   }
   return v ? Status{Code::bad_shape, "the layer's values are a view of its keys"} : Status{};
 }
 
+// The parts of a call for several sequences.
+Status check_parts(const kvant_cache* cache, const kvant_sequence* const* sequences, const int64_t* tokens, int64_t count,
+                   int64_t all, int64_t* which, std::vector<KvPart>& parts) {
+  if (count < 0 || all < 0) return {Code::bad_shape, "fewer sequences or tokens than none"};
+  parts.reserve(size_t(count));
+  for (int64_t i = 0; i < count; ++i) {
+    if (which) *which = i;
+    if (sequences[i]->sequence->cache() != cache->cache) return {Code::bad_shape, "a sequence of another cache"};
+    if (tokens[i] < 0 || tokens[i] > all) return {Code::bad_shape, "more tokens than there are, or fewer than none"};
+    parts.push_back({sequences[i]->sequence.get(), tokens[i]});
+    all -= tokens[i];
+  }
+  if (which) *which = -1;
+  return all == 0 ? Status{} : Status{Code::bad_shape, "tokens of no sequence"};
+}
+
+Status check_rows(const KvCache& cache, int32_t layer, int64_t tokens, const void* k, int32_t k_type, const void* v,
+                  int32_t v_type) {
+  if (const Status s = check_place(cache, layer); !s.ok()) return s;
+  if (tokens < 0 || tokens > kMostElements / kMostKvDim / kMostHeads) return {Code::bad_shape, "too many tokens, or fewer than none"};
+  for (const int32_t type : {k_type, v_type}) {
+    if (type < KVANT_F32 || type > KVANT_BF16) return {Code::bad_format, "no such element type"};
+  }
+  if (const Status s = check_aligned(k, k_type); !s.ok()) return s;
+  if (const Status s = check_aligned(v, v_type); !s.ok()) return s;
+  return check_values(cache, layer, tokens, v);
+}
+
+Status check_query(const KvCache& cache, int32_t layer, const kvant_attention_query& query) {
+  if (const Status s = check_place(cache, layer); !s.ok()) return s;
+  const int32_t key_heads = cache.layers()[size_t(layer)].heads;
+  if (query.heads < 1 || query.heads % key_heads) return {Code::bad_shape, "heads of q are not a multiple of those of keys"};
+  if (query.tokens < 0) return {Code::bad_shape, "fewer tokens than none"};
+  if (!(query.softcap >= 0.0f) || !std::isfinite(query.softcap)) return {Code::bad_shape, "softcap must be finite and not negative"};
+  for (const float* floats : {query.q, query.sinks, static_cast<const float*>(query.out), static_cast<const float*>(query.lse)}) {
+    if (const Status s = check_aligned(floats, KVANT_F32); !s.ok()) return s;
+  }
+  return {};
+}
+
+KvQuery query_of(const kvant_attention_query& query) {
+  return {query.q,       query.token_stride, query.head_stride, query.tokens, query.heads,
+          query.scale,   query.softcap,      query.causal,      query.exact,  query.sinks,
+          query.out,     query.lse};
+}
+
 Status check_read(const KvSequence& sequence, int32_t layer, int32_t side, int32_t head, int64_t first, int64_t tokens) {
-  if (const Status s = check_place(sequence, layer); !s.ok()) return s;
+  if (const Status s = check_place(*sequence.cache(), layer); !s.ok()) return s;
   if (side < 0 || side > 1) return {Code::bad_shape, "side must be 0 for keys or 1 for values"};
   if (head < 0 || head >= sequence.cache()->layers()[size_t(layer)].heads) return {Code::bad_shape, "no such head"};
   if (first < 0 || tokens < 0) return {Code::bad_shape, "there are not such tokens"};
@@ -173,7 +219,7 @@ KVANT_EXPORT int32_t kvant_sequence_fork(const kvant_sequence* sequence, kvant_s
 
 KVANT_EXPORT int64_t kvant_sequence_length(const kvant_sequence* sequence, int32_t layer) {
   if (layer < 0) return sequence->sequence->length();
-  return check_place(*sequence->sequence, layer).ok() ? sequence->sequence->length(layer) : -1;
+  return check_place(*sequence->sequence->cache(), layer).ok() ? sequence->sequence->length(layer) : -1;
 }
 
 KVANT_EXPORT int64_t kvant_sequence_held(const kvant_sequence* sequence, int32_t layer, int32_t head) {
@@ -214,34 +260,50 @@ KVANT_EXPORT int32_t kvant_sequence_append(kvant_sequence* sequence, int32_t lay
                                            int32_t k_type, int64_t k_token_stride, int64_t k_head_stride, const void* v,
                                            int32_t v_type, int64_t v_token_stride, int64_t v_head_stride,
                                            int32_t threads, int64_t* bad) {
-  KVANT_CHECK(check_place(*sequence->sequence, layer));
-  if (tokens < 0 || tokens > kMostElements / kMostKvDim / kMostHeads) return fail(Code::bad_shape, "too many tokens, or fewer than none");
-  for (const int32_t type : {k_type, v_type}) {
-    if (type < KVANT_F32 || type > KVANT_BF16) return fail(Code::bad_format, "no such element type");
-  }
-  KVANT_CHECK(check_aligned(k, k_type));
-  KVANT_CHECK(check_aligned(v, v_type));
-  KVANT_CHECK(check_values(*sequence->sequence, layer, tokens, v));
-  return report(sequence->sequence->append(layer, tokens, {k, Float(k_type), k_token_stride, k_head_stride},
-                                           {v, Float(v_type), v_token_stride, v_head_stride}, threads, bad));
+  if (bad) *bad = -1;
+  KVANT_CHECK(check_rows(*sequence->sequence->cache(), layer, tokens, k, k_type, v, v_type));
+  const KvPart all[] = {{sequence->sequence.get(), tokens}};
+  return report(KvSequence::append(all, layer, {k, Float(k_type), k_token_stride, k_head_stride},
+                                   {v, Float(v_type), v_token_stride, v_head_stride}, threads, nullptr, bad));
 }
 
 KVANT_EXPORT int32_t kvant_sequence_attend(const kvant_sequence* sequence, int32_t layer,
                                            const kvant_attention_query* query, int32_t threads) {
-  const KvSequence& own = *sequence->sequence;
-  KVANT_CHECK(check_place(own, layer));
-  const int32_t key_heads = own.cache()->layers()[size_t(layer)].heads;
-  if (query->heads < 1 || query->heads % key_heads) return fail(Code::bad_shape, "heads of q are not a multiple of those of keys");
-  if (query->tokens < 0) return fail(Code::bad_shape, "fewer tokens than none");
-  if (!(query->softcap >= 0.0f) || !std::isfinite(query->softcap)) return fail(Code::bad_shape, "softcap must be finite and not negative");
-  KVANT_CHECK(check_aligned(query->q, KVANT_F32));
-  KVANT_CHECK(check_aligned(query->sinks, KVANT_F32));
-  KVANT_CHECK(check_aligned(query->out, KVANT_F32));
-  KVANT_CHECK(check_aligned(query->lse, KVANT_F32));
-  const KvQuery q = {query->q,       query->token_stride, query->head_stride, query->tokens, query->heads,
-                     query->scale,   query->softcap,      query->causal,      query->exact,  query->sinks,
-                     query->out,     query->lse};
-  return report(own.attend(layer, q, threads));
+  KVANT_CHECK(check_query(*sequence->sequence->cache(), layer, *query));
+  const KvPart all[] = {{sequence->sequence.get(), query->tokens}};
+  return report(KvSequence::attend(all, layer, query_of(*query), threads, nullptr));
+}
+
+KVANT_EXPORT int32_t kvant_cache_append(kvant_cache* cache, kvant_sequence* const* sequences, const int64_t* tokens,
+                                        int64_t count, int32_t layer, int64_t all, const void* k, int32_t k_type,
+                                        int64_t k_token_stride, int64_t k_head_stride, const void* v, int32_t v_type,
+                                        int64_t v_token_stride, int64_t v_head_stride, int32_t threads, int64_t* which,
+                                        int64_t* bad) {
+  if (which) *which = -1;
+  if (bad) *bad = -1;
+  KVANT_CHECK(check_rows(*cache->cache, layer, all, k, k_type, v, v_type));
+  try {
+    std::vector<KvPart> parts;
+    KVANT_CHECK(check_parts(cache, sequences, tokens, count, all, which, parts));
+    return report(KvSequence::append(parts, layer, {k, Float(k_type), k_token_stride, k_head_stride},
+                                     {v, Float(v_type), v_token_stride, v_head_stride}, threads, which, bad));
+  } catch (const std::exception&) {
+    return fail(Code::no_memory, "no memory for so many sequences");
+  }
+}
+
+KVANT_EXPORT int32_t kvant_cache_attend(const kvant_cache* cache, const kvant_sequence* const* sequences,
+                                        const int64_t* tokens, int64_t count, int32_t layer,
+                                        const kvant_attention_query* query, int32_t threads, int64_t* which) {
+  if (which) *which = -1;
+  KVANT_CHECK(check_query(*cache->cache, layer, *query));
+  try {
+    std::vector<KvPart> parts;
+    KVANT_CHECK(check_parts(cache, sequences, tokens, count, query->tokens, which, parts));
+    return report(KvSequence::attend(parts, layer, query_of(*query), threads, which));
+  } catch (const std::exception&) {
+    return fail(Code::no_memory, "no memory for so many sequences");
+  }
 }
 
 KVANT_EXPORT int32_t kvant_sequence_read(const kvant_sequence* sequence, int32_t layer, int32_t side, int32_t head,
@@ -259,9 +321,9 @@ KVANT_EXPORT int32_t kvant_sequence_decode(const kvant_sequence* sequence, int32
 
 KVANT_EXPORT int32_t kvant_sequence_write(kvant_sequence* sequence, int32_t layer, int64_t tokens, const uint8_t* k,
                                           const uint8_t* v) {
-  KVANT_CHECK(check_place(*sequence->sequence, layer));
+  KVANT_CHECK(check_place(*sequence->sequence->cache(), layer));
   if (tokens < 0 || tokens > kMostElements / kMostKvDim / kMostHeads) return fail(Code::bad_shape, "too many tokens, or fewer than none");
-  KVANT_CHECK(check_values(*sequence->sequence, layer, tokens, v));
+  KVANT_CHECK(check_values(*sequence->sequence->cache(), layer, tokens, v));
   return report(sequence->sequence->write(layer, tokens, k, v));
 }
 

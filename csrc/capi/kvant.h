@@ -402,6 +402,18 @@ typedef struct {
 int32_t kvant_sequence_attend(const kvant_sequence* sequence, int32_t layer, const kvant_attention_query* query,
                               int32_t threads);
 
+/* The same for several sequences of one cache in one call, with the bits that each alone would give: short ones leave no
+ * thread without work. Sequence i has tokens[i] tokens, behind those of the sequences before it, in arrays of `all`
+ * tokens, or query->tokens. All are served or none: `which` receives the number of a sequence that is refused, else -1; it
+ * may be null. A sequence may come twice in kvant_cache_attend only. `bad` counts tokens through all sequences. */
+int32_t kvant_cache_append(kvant_cache* cache, kvant_sequence* const* sequences, const int64_t* tokens, int64_t count,
+                           int32_t layer, int64_t all, const void* k, int32_t k_type, int64_t k_token_stride,
+                           int64_t k_head_stride, const void* v, int32_t v_type, int64_t v_token_stride,
+                           int64_t v_head_stride, int32_t threads, int64_t* which, int64_t* bad);
+int32_t kvant_cache_attend(const kvant_cache* cache, const kvant_sequence* const* sequences, const int64_t* tokens,
+                           int64_t count, int32_t layer, const kvant_attention_query* query, int32_t threads,
+                           int64_t* which);
+
 /* Rows first .. first + tokens - 1 of one head, of keys (side 0) or values (1), as they are stored: ggml's blocks where
  * the codec is a format of ggml; or as floats, transforms taken back. A view has no rows of values, and keys that are
  * coded by channel (kivi4, kivi2) have none that are bytes: KVANT_BAD_FORMAT. */

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <deque>
 #include <new>
 
 #include "isa/select.h"
@@ -25,9 +26,10 @@ constexpr Status kNoRows = {Code::bad_format, "keys that are coded by channel ar
 class KvSequence::Growth {
  public:
   Growth(KvSequence& sequence, const KvLayer& layer, int layer_index, int64_t tokens)
-      : pool_(sequence.cache_->pool()), layer_(layer), tokens_(tokens) {
+      : sequence_(sequence), pool_(sequence.cache_->pool()), layer_(layer), tokens_(tokens) {
     for (int head = 0; head < layer.heads; ++head) heads_.push_back({&sequence.pages(layer_index, head), {}, {}, {}});
   }
+  Growth(const Growth&) = delete;
   ~Growth() {
     for (Head& head : heads_) {
       for (Run* run : {&head.body, &head.exact, &head.sinks}) {
@@ -53,6 +55,7 @@ class KvSequence::Growth {
     return {};
   }
 
+  int64_t tokens() const { return tokens_; }
   int64_t start(int head) const { return heads_[size_t(head)].pages->length; }
   // The page numbered so, or null where there is none of the kind.
   uint8_t* body(int head, int64_t page) const { return heads_[size_t(head)].body.at(page); }
@@ -65,6 +68,7 @@ class KvSequence::Growth {
       commit(head.exact, head.pages->exact, head.pages->first_exact);
       commit(head.sinks, head.pages->sinks, 0);
       head.pages->length += tokens_;
+      sequence_.let_go(layer_, *head.pages, head.pages->length - tokens_);
     }
   }
 
@@ -137,6 +141,7 @@ class KvSequence::Growth {
     run.taken.clear();
   }
 
+  KvSequence& sequence_;
   PagePool& pool_;
   const KvLayer& layer_;
   const int64_t tokens_;
@@ -144,26 +149,50 @@ class KvSequence::Growth {
 };
 
 // fill(coder, side, first head, end of heads, first token, end of tokens) codes rows and returns the first that cannot
-// be stored, or -1.
+// be stored, or -1. Tokens are counted through all parts.
 template <class Fill>
-Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad, Fill&& fill) {
+Status KvSequence::grow(std::span<const KvPart> parts, int layer_index, int limit, int64_t* which, int64_t* bad,
+                        Fill&& fill) {
   const Kernels* kernels;
   if (const Status s = current_kernels(kernels); !s.ok()) return s;
-  if (bad) *bad = -1;
-  if (tokens == 0) return {};
-  const KvLayer& layer = cache_->layers()[size_t(layer_index)];
-  const std::lock_guard lock(mutex_);
+  if (parts.empty()) return {};
+  const KvLayer& layer = parts[0].sequence->cache_->layers()[size_t(layer_index)];
+  const Locks locks(parts);
+  const auto refuse_part = [&](size_t i, Status status) {
+    if (which) *which = int64_t(i);
+    return status;
+  };
+  for (size_t i = 0; locks.count() < parts.size(); ++i) {
+    const auto same = [&](const KvPart& other) { return other.sequence == parts[i].sequence; };
+    if (std::any_of(parts.begin(), parts.begin() + int64_t(i), same)) {
+      return refuse_part(i, {Code::bad_shape, "a sequence comes twice"});
+    }
+  }
+  std::deque<Growth> growths;
+  std::vector<int64_t> first_token, first_task;
+  int64_t tokens = 0, tasks = 0;
+  const auto heads_of_task = [](int64_t count) { return int(std::max<int64_t>(kMostRows / count, 1)); };
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const int64_t count = parts[i].tokens;
+    if (count == 0) continue;
+    Growth& growth = growths.emplace_back(*parts[i].sequence, layer, layer_index, count);
+    if (const Status s = growth.take(); !s.ok()) return refuse_part(i, s);
+    first_token.push_back(tokens);
+    first_task.push_back(tasks);
+    tokens += count;
+    // Tasks own whole pages: tokens share bytes of planes of few bits.
+    tasks += count < kFewTokens ? (layer.heads + heads_of_task(count) - 1) / heads_of_task(count)
+                                : layer.heads * (pages_of(count) + 1);
+  }
   std::atomic<int64_t> first_bad{INT64_MAX};
   std::atomic<bool> no_memory{false};
-  Growth growth(*this, layer, layer_index, tokens);
-  if (const Status s = growth.take(); !s.ok()) return s;
   const auto refuse = [&](int64_t token, int head) {
     const int64_t place = token * layer.heads + head;
     for (int64_t old = first_bad.load(); place < old && !first_bad.compare_exchange_weak(old, place);) {
     }
   };
-  // Heads begin .. end - 1, tokens from .. until - 1 of the input.
-  const auto some = [&](int begin, int end, int64_t from, int64_t until) {
+  // Heads begin .. end - 1, tokens from .. until - 1 of a part that begins with token `base`.
+  const auto some = [&](const Growth& growth, int64_t base, int begin, int end, int64_t from, int64_t until) {
     const int64_t each = until - from, rows = each * (end - begin);
     for (int side = 0; side < layer.sides(); ++side) {
       KvCoder coder(*kernels, layer, side);
@@ -173,8 +202,8 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
       if (!memory) return no_memory.store(true);
       Carver carver(memory);
       coder.place(carver, rows);
-      if (const int64_t row = fill(coder, side, begin, end, from, until); row >= 0) {
-        refuse(from + row % each, begin + int(row / each));
+      if (const int64_t row = fill(coder, side, begin, end, base + from, base + until); row >= 0) {
+        refuse(base + from + row % each, begin + int(row / each));
         continue;
       }
       for (int head = begin; head < end; ++head) {
@@ -198,7 +227,7 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
           } else {
             int64_t row = first;
             while (put(row, 1)) ++row;
-            refuse(token + row - first, head);
+            refuse(base + token + row - first, head);
           }
           token += count;
         }
@@ -206,39 +235,34 @@ Status KvSequence::grow(int layer_index, int64_t tokens, int limit, int64_t* bad
     }
   };
   if (tokens * layer.heads * int64_t(layer.dim + layer.value_dim) <= kSmallAppend) limit = 1;
-  if (tokens < kFewTokens) {
-    const int most = int(std::max<int64_t>(kMostRows / tokens, 1));
-    const int64_t count = (layer.heads + most - 1) / most;
-    parallel_for(count, limit, [&](int64_t i) {
-      some(int(i) * most, std::min(int(i + 1) * most, int(layer.heads)), 0, tokens);
-    });
-  } else {
-    // Tasks own whole pages: tokens share bytes of planes of few bits.
-    const int64_t pieces = pages_of(tokens) + 1;
-    parallel_for(layer.heads * pieces, limit, [&](int64_t i) {
-      const int head = int(i / pieces);
-      const int64_t start = growth.start(head), page = start / kPageTokens + i % pieces;
-      const int64_t from = std::max(page * kPageTokens, start) - start;
-      const int64_t until = std::min((page + 1) * kPageTokens, start + tokens) - start;
-      if (from < until) some(head, head + 1, from, until);
-    });
-  }
+  parallel_for(tasks, limit, [&](int64_t task) {
+    const size_t part = size_t(std::upper_bound(first_task.begin(), first_task.end(), task) - first_task.begin()) - 1;
+    const Growth& growth = growths[part];
+    const int64_t count = growth.tokens(), base = first_token[part], i = task - first_task[part];
+    if (count < kFewTokens) {
+      const int most = heads_of_task(count);
+      return some(growth, base, int(i) * most, std::min(int(i + 1) * most, int(layer.heads)), 0, count);
+    }
+    const int64_t pieces = pages_of(count) + 1;
+    const int head = int(i / pieces);
+    const int64_t start = growth.start(head), page = start / kPageTokens + i % pieces;
+    const int64_t from = std::max(page * kPageTokens, start) - start;
+    const int64_t until = std::min((page + 1) * kPageTokens, start + count) - start;
+    if (from < until) some(growth, base, head, head + 1, from, until);
+  });
   if (no_memory.load()) return {Code::no_memory, "no memory for scratch"};
   if (first_bad.load() != INT64_MAX) {
     if (bad) *bad = first_bad.load();
     return {Code::bad_shape, "a number is not finite, or too large for the codec"};
   }
-  growth.commit();
-  for (int head = 0; head < layer.heads; ++head) {
-    HeadPages& own = pages(layer_index, head);
-    let_go(layer, own, own.length - tokens);
-  }
+  for (Growth& growth : growths) growth.commit();
   return {};
 }
 
-Status KvSequence::append(int layer, int64_t tokens, const KvInput& k, const KvInput& v, int limit, int64_t* bad) {
+Status KvSequence::append(std::span<const KvPart> parts, int layer, const KvInput& k, const KvInput& v, int limit,
+                          int64_t* which, int64_t* bad) {
   try {
-    return grow(layer, tokens, limit, bad, [&](KvCoder& coder, int side, int begin, int end, int64_t from, int64_t until) {
+    return grow(parts, layer, limit, which, bad, [&](KvCoder& coder, int side, int begin, int end, int64_t from, int64_t until) {
       const int64_t each = until - from, rows = each * (end - begin);
       // The first token is named, and of its heads the first.
       int64_t first = until, row = -1;
@@ -259,8 +283,9 @@ Status KvSequence::write(int layer, int64_t tokens, const uint8_t* k, const uint
   const KvLayer& own = cache_->layers()[size_t(layer)];
   if (own.key_group() > 1) return kNoRows;
   const int64_t bytes[2] = {kv_row_bytes(own.info(0), own.dim), kv_row_bytes(own.info(1), own.value_dim)};
+  const KvPart all[] = {{this, tokens}};
   try {
-    return grow(layer, tokens, 0, nullptr, [&](KvCoder& coder, int side, int begin, int end, int64_t from, int64_t until) {
+    return grow(all, layer, 0, nullptr, nullptr, [&](KvCoder& coder, int side, int begin, int end, int64_t from, int64_t until) {
       const int64_t each = until - from;
       for (int64_t r = 0; r < each * (end - begin); ++r) {
         const int64_t place = (from + r % each) * own.heads + begin + r / each;

@@ -1,6 +1,7 @@
 #include "kv/cache.h"
 
 #include <algorithm>
+#include <functional>
 #include <new>
 
 #include "isa/select.h"
@@ -37,6 +38,16 @@ KvSequence::~KvSequence() {
     drop_all(cache_->pool(), own.exact);
     drop_all(cache_->pool(), own.sinks);
   }
+}
+
+KvSequence::Locks::Locks(std::span<const KvPart> parts) {
+  std::vector<KvSequence*> all;
+  all.reserve(parts.size());
+  locks_.reserve(parts.size());
+  for (const KvPart& part : parts) all.push_back(part.sequence);
+  std::sort(all.begin(), all.end(), std::less<>());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  for (const KvSequence* sequence : all) locks_.emplace_back(sequence->mutex_);
 }
 
 int64_t KvSequence::length(int layer) const {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "base/status.h"
@@ -120,6 +121,12 @@ struct KvSelection {
 
 class KvSequence;
 
+// Of a call for several sequences what is of one: so many tokens, behind those of the parts before.
+struct KvPart {
+  KvSequence* sequence;
+  int64_t tokens;
+};
+
 class KvCache {
  public:
   KvCache(std::vector<KvLayer> layers, int64_t budget) : layers_(std::move(layers)), pool_(budget) {}
@@ -144,9 +151,11 @@ class KvSequence {
   int64_t length(int layer) const;
   int64_t held(int layer, int head) const;
 
-  // bad: token and head of the first number that cannot be stored, else -1.
-  Status append(int layer, int64_t tokens, const KvInput& k, const KvInput& v, int limit, int64_t* bad);
-  Status attend(int layer, const KvQuery& query, int limit) const;
+  // Of several sequences of a cache, with what each alone would give. All or none: which gets the part that is refused, bad
+  // the token and head of the first number that cannot be stored; either may be null, and is else left as it is.
+  static Status append(std::span<const KvPart> parts, int layer, const KvInput& k, const KvInput& v, int limit,
+                       int64_t* which, int64_t* bad);
+  static Status attend(std::span<const KvPart> parts, int layer, const KvQuery& query, int limit, int64_t* which);
   Status truncate(int64_t length);
   Status fork(std::unique_ptr<KvSequence>& out) const;
   // Each head is left with what is kept of it; all are, or none. evict: tokens that come later keep their positions,
@@ -167,11 +176,20 @@ class KvSequence {
  private:
   class Growth;
   class Copies;
+  // Of all sequences that a call has to do with, in the order of their addresses: two calls never wait for each other.
+  class Locks {
+   public:
+    explicit Locks(std::span<const KvPart> parts);
+    size_t count() const { return locks_.size(); }
+
+   private:
+    std::vector<std::unique_lock<std::mutex>> locks_;
+  };
   friend class Attention;
   friend class Selecting;
 
   template <class Fill>
-  Status grow(int layer, int64_t tokens, int limit, int64_t* bad, Fill&& fill);
+  static Status grow(std::span<const KvPart> parts, int layer, int limit, int64_t* which, int64_t* bad, Fill&& fill);
   HeadPages& pages(int layer, int head) { return pages_[size_t(first_[size_t(layer)] + head)]; }
   const HeadPages& pages(int layer, int head) const { return pages_[size_t(first_[size_t(layer)] + head)]; }
   void cut(const KvLayer& layer, HeadPages& pages, int64_t length, Page* copies = nullptr);

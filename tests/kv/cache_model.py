@@ -262,9 +262,9 @@ class ModelSequence:
             own.moved = False
 
     def grow(self, number, count, commit=True):
-        """Append so many tokens to a layer, or find out that a row is refused (not commit)."""
+        """Append so many tokens to a layer; not commit: the bytes it takes if no row is refused."""
         if not count:
-            return
+            return 0
         layer, own = self.layers[number], self.pages[number]
         before = own.length
         end = pages_of(before + count)
@@ -278,13 +278,14 @@ class ModelSequence:
         if not self.pool.fits(need * layer.heads):
             raise FullError
         if not commit:
-            return
+            return need * layer.heads
         for pages, nbytes, copied, new in plans:
             if copied:
                 self.pool.drop([pages.pop()])
             pages += [self.pool.take(nbytes * layer.heads) for _ in range(copied + new)]
         own.length += count
         self._let_go(layer, own, before)
+        return need * layer.heads
 
     def sees_all_exactly(self, number, queries):
         """Whether no rollback took away exact tokens that the last queries see."""

@@ -31,6 +31,8 @@ MOST_SEQUENCES, MOST_TOKENS = 8, 900
 WEIGHTS = {
     "append": 40,
     "append_unevenly": 6,
+    "append_many": 5,
+    "attend_many": 2,
     "append_refused": 3,
     "contents": 16,
     "truncate": 9,
@@ -105,6 +107,25 @@ class Walk:
         ahead = len(both.model.tokens) - both.model.pages[number].end
         tokens = self.ids(self.random.randrange(6))
         self.pair.append(both, number, both.model.tokens[-ahead:] + tokens if ahead else tokens)
+
+    def append_many(self, _):
+        batch = []
+        for both in self.several():
+            tokens = self.next_tokens(both, self.random.choice([0, 1, 1, 1, 2, 40]))
+            batch.append((both, both.model.tokens + tokens))
+        for number in range(len(OWNED)):
+            parts = [(both, all_[both.model.pages[number].end :]) for both, all_ in batch]
+            if not self.pair.append_many(number, parts):
+                return self.pair.free(self.random.choice(self.pair.sequences))
+
+    def several(self):
+        sequences = self.pair.sequences
+        return self.random.sample(sequences, self.random.randrange(1, len(sequences) + 1))
+
+    def attend_many(self, _):
+        sequences = self.several()
+        counts = [self.random.choice([0, 1, 1, 1, 2, 20]) for _ in sequences]
+        self.pair.attend_many(self.random.randrange(5), sequences, counts)
 
     def append_refused(self, both):
         count = self.count()

@@ -10,6 +10,7 @@ import numpy as np
 
 from kvant import _core
 from kvant.errors import FormatError, ShapeError
+from kvant.kv.batches import Batches
 from kvant.kv.calibration import KVCalibration
 from kvant.kv.codecs import RULES, KVSide, Table, codec_number, row_bits, side_of, signs_of
 from kvant.kv.prefix import PrefixIndex
@@ -43,7 +44,7 @@ class KVStats(NamedTuple):
     bits: float
 
 
-class KVCache:
+class KVCache(Batches):
     """Keys and values of a decoder's layers, for any number of sequences.
 
     Pages hold 64 tokens of one head of one layer, codes of keys so that sixteen tokens, and codes
@@ -250,6 +251,11 @@ class KVCache:
             The file cannot be read.
         """
         return load(self, path, in_place)
+
+    def codecs(self, layer: int) -> str:
+        """What is stored of a layer is coded by, as messages have it: `q8_0/q4_0`."""
+        stored = self.shapes[layer].stored
+        return "/".join(side.codec for side in self.sides[layer][: len(stored)])
 
     def keep(self, memory: Any) -> None:
         """Keep what pages lie in as long as the cache."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvant.errors import ShapeError
+from kvant.kv.arguments import own_place
 from kvant.kv.rope import KVRope
 from kvant.kv.selection import Tokens, keep_only
 
@@ -220,7 +221,7 @@ def evict(
     kept: Kept = {}
     held = {}
     for layer in layers:
-        seq._own("evict", layer)
+        own_place("evict", cache, layer)
         heads = cache.shapes[layer].kv_heads
         scores = [
             _scores(seq, scorer, Head(layer, n, heads, seq.layer_length(layer)), sink, recent)

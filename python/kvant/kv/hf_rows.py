@@ -57,9 +57,10 @@ class Rows:
         model was called.
         """
         try:
-            for row, sequence in enumerate(self.sequences):
-                kept = self._kept(layer, row, k.shape[1], seen)
-                sequence.append(layer, k[row, kept], v[row, kept])
+            kept = np.stack(
+                [self._kept(layer, row, k.shape[1], seen) for row in range(len(self.sequences))]
+            )
+            self.cache.append_many(layer, self.sequences, k[kept], v[kept], kept.sum(1))
         except Error:
             self.crop(self._shortest())
             raise
@@ -70,13 +71,11 @@ class Rows:
         tokens, shape = q.shape[1], self.cache.shapes[layer]
         first = self.lengths[layer] - tokens
         out = np.zeros((*q.shape[:3], shape.value_dim), np.float32)
-        for row, sequence in enumerate(self.sequences):
-            gaps = [place - first for place in self.left_out[row] if place >= first]
-            if not gaps:
-                sequence.attend(layer, q[row], out=out[row], **options)
-            elif len(gaps) < tokens:
-                kept = np.delete(np.arange(tokens), gaps)
-                out[row, kept] = sequence.attend(layer, q[row, kept], **options)
+        kept = np.ones(q.shape[:2], np.bool_)
+        for row, places in enumerate(self.left_out):
+            kept[row, [place - first for place in places if place >= first]] = False
+        counts = kept.sum(1)
+        out[kept] = self.cache.attend_many(layer, self.sequences, q[kept], counts, **options)
         return out
 
     def decode(self, layer: int, first: int) -> tuple[Array, Array]:
@@ -109,11 +108,9 @@ class Rows:
 
     def _kept(
         self, layer: int, row: int, tokens: int, seen: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64] | slice:
+    ) -> NDArray[np.bool_]:
         """Which of the new tokens the row's sequence gets; notes the others."""
-        past = self.lengths[layer]
-        if seen is None and not self.left_out[row]:
-            return slice(None)
+        past, kept = self.lengths[layer], np.ones(tokens, np.bool_)
         if seen is None:
             gaps: list[int] = []
         elif seen.shape != (len(self.sequences), past + tokens):
@@ -134,4 +131,5 @@ class Rows:
                 "[TransformersCache] expected padding on the left only, in a layer with a window"
             )
         self.left_out[row] = gaps
-        return np.delete(np.arange(tokens), [place - past for place in gaps if place >= past])
+        kept[[place - past for place in gaps if place >= past]] = False
+        return kept

@@ -7,15 +7,15 @@ the hash of the page before, so that it names all tokens up to its end.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvant.errors import ShapeError
+from kvant.errors import CacheFullError, ShapeError
 from kvant.kv.sequence import KVSequence
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _PAGE_BYTES = 4 * PAGE_TOKENS
 _DIGEST_BYTES = 16
 
 Tokens = Sequence[int] | NDArray[np.integer[Any]]
+T = TypeVar("T")
 
 
 class _Prefix:
@@ -213,6 +214,21 @@ class PrefixIndex:
                 self._remove(prefix)
                 return True
         return False
+
+    def with_room(self, call: Callable[[], T]) -> T:
+        """What the call gives, with prefixes let go of where they take the room.
+
+        Raises
+        ------
+        CacheFullError
+            There is no room, and no prefix is left.
+        """
+        while True:
+            try:
+                return call()
+            except CacheFullError:
+                if not self.drop_oldest():
+                    raise
 
     def _touch(self, prefix: _Prefix) -> None:
         del self._prefixes[prefix]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvant import _core
-from kvant.arrays import FLOAT_TYPES, bits, checked_out, empty, f32_array, f32_vector, float_type
-from kvant.errors import CacheFullError, ShapeError
+from kvant.errors import ShapeError
+from kvant.kv.arguments import check_values, own_place, query_of, rows_of
 from kvant.kv.changes import Changes
 from kvant.kv.state import save
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["KVSequence"]
 
 Array = NDArray[np.float32]
-_F32 = np.dtype(np.float32)
 T = TypeVar("T")
 
 
@@ -81,22 +80,14 @@ class KVSequence(Changes):
             it was, as after all errors.
         """
         cache = self.cache
-        place, shape = self._own("append", layer), cache.shapes[layer]
-        k, k_type = _heads("append", "keys", k, shape.kv_heads, shape.head_dim)
-        v_type = 0
-        if self._has_values("append", layer, v):
-            v, v_type = _heads("append", "values", v, shape.kv_heads, shape.value_dim)
-            if len(v) != len(k):
-                raise ShapeError(f"[append] expected {len(k)} values as of keys, got {len(v)}")
-        bad = self._grow(
-            lambda: _core.kv_append(self._core, place, k, k_type, v, v_type, threads or 0)
-        )
+        given = rows_of("append", cache, layer, k, v)
+        bad = self._grow(lambda: _core.kv_append(self._core, *given, threads or 0))
         if bad >= 0:
-            token, head = divmod(bad, shape.kv_heads)
-            codecs = "/".join(side.codec for side in cache.sides[layer][: len(shape.stored)])
+            token, head = divmod(bad, cache.shapes[layer].kv_heads)
             raise ShapeError(
-                f"[append] expected finite numbers in reach of {codecs}, got one that is not at "
-                f"position {self.layer_length(layer) + token} (token {token}, head {head})"
+                f"[append] expected finite numbers in reach of {cache.codecs(layer)}, got one "
+                f"that is not at position {self.layer_length(layer) + token} "
+                f"(token {token}, head {head})"
             )
 
     def attend(
@@ -151,35 +142,21 @@ class KVSequence(Changes):
             A shape does not fit, a window has let go of keys that the queries see, or they come
             before tokens were evicted.
         """
-        place, shape = self.cache.place(layer), self.cache.shapes[layer]
-        q = f32_array("attend", "q", q)
-        if (
-            q.ndim != 3
-            or not q.shape[1]
-            or q.shape[1] % shape.kv_heads
-            or q.shape[2] != shape.head_dim
-        ):
-            raise ShapeError(
-                f"[attend] expected q [T, a multiple of {shape.kv_heads}, {shape.head_dim}], "
-                f"got {q.shape}"
-            )
-        if not causal and not shape.sees_all:
-            raise ShapeError(
-                "[attend] expected causal attention in a layer with a window or chunks"
-            )
-        if sinks is not None:
-            sinks = f32_vector("attend", "sinks", sinks, q.shape[1])
-        wanted = (*q.shape[:2], shape.value_dim)
-        if out is None:
-            out = empty(wanted, _F32)
-        else:
-            checked_out("attend", out, wanted, _F32)
-        sums = np.empty(q.shape[:2], np.float32) if lse else None
-        factor = shape.head_dim**-0.5 if scale is None else scale
+        given = query_of("attend", self.cache, layer, q, scale, causal, lse, out, sinks)
         _core.kv_attend(
-            self._core, place, q, factor, softcap, causal, exact, sinks, out, sums, threads or 0
+            self._core,
+            given.place,
+            given.q,
+            given.scale,
+            softcap,
+            causal,
+            exact,
+            given.sinks,
+            given.out,
+            given.sums,
+            threads or 0,
         )
-        return out if sums is None else (out, sums)
+        return given.result
 
     def fork(self) -> KVSequence:
         """A sequence with the same tokens, sharing all pages until one of the two writes."""
@@ -274,8 +251,8 @@ class KVSequence(Changes):
         CacheFullError
             The budget has no room.
         """
-        place, shape = self._own("from_ggml", layer), self.cache.shapes[layer]
-        self._has_values("from_ggml", layer, v)
+        place, shape = own_place("from_ggml", self.cache, layer), self.cache.shapes[layer]
+        check_values("from_ggml", self.cache, layer, v)
         given = [np.ascontiguousarray(rows) for rows in (k, v) if rows is not None]
         for side, (rows, dim) in enumerate(zip(given, shape.stored, strict=True)):
             wanted = (
@@ -291,40 +268,15 @@ class KVSequence(Changes):
         values = None if shape.view else given[1]
         self._grow(lambda: self._core.write(place, given[0], values))
 
-    def _own(self, function: str, layer: int) -> int:
-        """The place of a layer that has keys of its own."""
-        place, owner = self.cache.place(layer), self.cache.owners[layer]
-        if owner != layer:
-            raise ShapeError(
-                f"[{function}] expected a layer with keys of its own, got {layer}, which shares "
-                f"those of {owner}"
-            )
-        return place
-
     def _head(self, function: str, layer: int, head: int) -> int:
         heads = self.cache.shapes[layer].kv_heads
         if not 0 <= head < heads:
             raise ShapeError(f"[{function}] expected a head below {heads}, got {head}")
         return head
 
-    def _has_values(self, function: str, layer: int, v: Any) -> bool:
-        """Whether the layer has values of its own, which are given then and only then."""
-        view = self.cache.shapes[layer].view
-        if view == (v is None):
-            return not view
-        how = "no values, which are a view of the keys" if view else "values"
-        raise ShapeError(
-            f"[{function}] expected {how} in layer {layer}, got {'some' if view else v}"
-        )
-
     def _grow(self, call: Callable[[], T]) -> T:
         """What the call gives, with published prefixes let go of where they take the room."""
-        while True:
-            try:
-                return call()
-            except CacheFullError:
-                if not self.cache.prefixes.drop_oldest():
-                    raise
+        return self.cache.prefixes.with_room(call)
 
     def _decode(self, layer: int, side: int, head: int, start: int, stop: int | None) -> Array:
         place, shape = self.cache.place(layer), self.cache.shapes[layer]
@@ -341,19 +293,3 @@ def _number(cache: KVCache, layer: int, side: int) -> int:
     from kvant.kv.codecs import codec_number
 
     return codec_number(cache.sides[layer][side].codec)
-
-
-def _heads(function: str, name: str, x: Any, heads: int, dim: int) -> tuple[NDArray[Any], int]:
-    array = np.asarray(x)
-    kind = float_type(array.dtype)
-    if kind is None:
-        raise ShapeError(f"[{function}] expected {name} f32, f16 or bf16, got {array.dtype}")
-    if array.ndim != 3 or array.shape[1:] != (heads, dim):
-        raise ShapeError(f"[{function}] expected {name} [T, {heads}, {dim}], got {array.shape}")
-    if (
-        array.strides[2] != array.itemsize
-        or any(s % array.itemsize for s in array.strides)
-        or not array.flags.aligned
-    ):
-        array = array.copy()
-    return bits(array), FLOAT_TYPES.index(kind)
