@@ -181,7 +181,7 @@ class Pair:
         return there
 
     def append_many(self, number, batch):
-        """Tokens to a layer of several sequences, given as pairs; whether there was room for all."""
+        """Tokens to a layer of several sequences, as pairs; whether there was room for all."""
         layer, parts = OWNED[number], []
         for both, tokens in batch:
             at = both.model.pages[number].end
