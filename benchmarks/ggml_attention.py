@@ -46,7 +46,7 @@ class Attention(Graph):
     """
 
     def __init__(
-        self, peer: Ggml, info: FormatInfo, layers: Sequence[tuple[U8, U8]], q: F32, threads: int
+        self, peer: Ggml, info: FormatInfo, layers: Sequence[tuple[U8, ...]], q: F32, threads: int
     ) -> None:
         super().__init__(peer, threads)
         peer.ffi.cdef(_DECLARED, override=True)
