@@ -19,6 +19,7 @@ import kvant
 from kvant import models
 from kvant.bench.timing import Task, ratio, turns
 from kvant.kv import KVCache, KVSequence
+from kvant.models.traffic import cache_bytes_per_token, weight_bytes_per_token
 
 from .model_files import SHAPES, write_model
 
@@ -43,11 +44,13 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _rows(args: argparse.Namespace, model: models.Model) -> Iterator[dict[str, Any]]:
-    tasks = {}
+    tasks, bounds = {}, {}
+    weights = weight_bytes_per_token(model)
     for kv in args.kv:
         for depth in (0, DEPTH):
             cache = KVCache.from_model(model, kv)
             tasks[f"{kv} {depth}"] = _decoding(model, _filled(cache, depth), depth)
+        bounds[kv] = weights / (weights + cache_bytes_per_token(cache, DEPTH + DECODED // 2))
     times = turns(tasks, rounds=args.rounds, sample=0.0)
     for kv in args.kv:
         start, deep = times[f"{kv} 0"], times[f"{kv} {DEPTH}"]
@@ -59,6 +62,7 @@ def _rows(args: argparse.Namespace, model: models.Model) -> Iterator[dict[str, A
             "tokens_per_second_at_0": start.rate(DECODED, "wall"),
             "tokens_per_second": deep.rate(DECODED, "wall"),
             "of_start": ratio(start, deep, "wall").to_json(),
+            "of_start_by_bytes": bounds[kv],
         }
 
 
@@ -95,5 +99,6 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
             f"{row['model']}, {row['threads']} threads, cache {row['kv']}: "
             f"{row['tokens_per_second_at_0']:.1f} tokens/s from the start, "
             f"{row['tokens_per_second']:.1f} at {row['depth']}: "
-            f"{share['median']:.2f} of it ({share['low']:.2f} - {share['high']:.2f})"
+            f"{share['median']:.2f} of it ({share['low']:.2f} - {share['high']:.2f}), "
+            f"by bytes {row['of_start_by_bytes']:.2f}"
         )

@@ -34,8 +34,8 @@ WANTED_IK_PREFILL = 1.5
 # How far results may be apart. Both sides take queries in eight bits, ours weights of values, too;
 # values of f16 ggml sums in f16 where one token asks, which over 32,768 keys costs 0.03.
 TOLERANCE, TOLERANCE_F16 = 0.02, 0.05
-# Seconds of one call; what would take longer is left out.
-LONGEST = 10.0
+# Seconds of one call of ggml's; what would take longer is left out.
+LONGEST = 6.0
 # Seconds between contenders: so long threads of ggml wait for more work without sleeping.
 REST = 0.03
 

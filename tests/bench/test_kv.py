@@ -128,6 +128,7 @@ def test_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run(tmp_path, "--depth", "--kv", "q8_0", "f16")["depth"]
     assert [row["kv"] for row in rows] == ["q8_0", "f16"]
     assert all(row["of_start"]["median"] > 0 and row["depth"] == 100 for row in rows)
+    assert rows[1]["of_start_by_bytes"] < rows[0]["of_start_by_bytes"] < 1
 
 
 def test_codecs(tmp_path: Path) -> None:
