@@ -119,8 +119,8 @@ def test_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("benchmarks.kv_depth")
     shape = module.SHAPES[module.SHAPE]
-    keys = {"block_count": 2, "embedding_length": 64, "feed_forward_length": 96, "vocab_size": 64}
-    keys |= {"attention.head_count": 4, "attention.head_count_kv": 2, "rope.dimension_count": 16}
+    keys = {"block_count": 2, "embedding_length": 128, "feed_forward_length": 96, "vocab_size": 64}
+    keys |= {"attention.head_count": 4, "attention.head_count_kv": 2, "rope.dimension_count": 32}
     small = import_module("dataclasses").replace(shape, keys=shape.keys | keys)
     monkeypatch.setitem(module.SHAPES, module.SHAPE, small)
     monkeypatch.setattr(module, "DEPTH", 100)
