@@ -34,8 +34,8 @@ WANTED_IK_PREFILL = 1.5
 # How far results may be apart. Both sides take queries in eight bits, ours weights of values, too;
 # values of f16 ggml sums in f16 where one token asks, which over 32,768 keys costs 0.03.
 TOLERANCE, TOLERANCE_F16 = 0.02, 0.05
-# Seconds of one call of ggml's; what would take longer is left out.
-LONGEST = 6.0
+# Prefill over more keys is left out where ggml has no tiles and would take a minute for a call.
+MOST_KEYS = 8192
 # Seconds between contenders: so long threads of ggml wait for more work without sleeping.
 REST = 0.03
 
@@ -62,12 +62,10 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     limits = Limits(256 << 20)
     threads = args.threads or sorted({1, kvant.threads()})
     for queries in args.queries or (1, QUERIES):
-        # Seconds that ggml took for each key, to leave out what takes long.
-        slow: dict[tuple[str, int], float] = {}
         for tokens in sorted(args.tokens):
             cases = [Case(codec, tokens, queries) for codec in args.codecs or CODECS]
             for count in threads:
-                yield from _rows(args, limits, cases, count, slow)
+                yield from _rows(args, limits, cases, count)
 
 
 class Case:
@@ -81,7 +79,9 @@ class Case:
 
     def graph(self, threads: int) -> Attention | None:
         """ggml's attention over copies of our rows; None without ggml, or where it has no such."""
-        if self._peer is None or self.codec not in {info.name for info in kvant.formats()}:
+        known = self.codec in {info.name for info in kvant.formats()}
+        slow = self.queries > 1 and self.tokens > MOST_KEYS and self.codec not in ("f16", "f32")
+        if self._peer is None or not known or slow:
             return None
         if not self._theirs:
             sides = [side for side in self.ours.sequence.to_ggml(0) if side is not None]
@@ -113,7 +113,6 @@ def _rows(
     limits: Limits,
     cases: list[Case],
     threads: int,
-    slow: dict[tuple[str, int], float],
 ) -> Iterator[dict[str, Any]]:
     """All codecs of one size in turns."""
     prefill = cases[0].queries > 1
@@ -123,8 +122,6 @@ def _rows(
     graphs, errors = {}, {}
     for case in cases:
         tasks[case.codec] = case.ours.task(threads)
-        if slow.get((case.codec, threads), 0.0) * case.tokens > LONGEST:
-            continue
         graph = case.graph(threads)
         if graph:
             graphs[case.codec], tasks[f"ggml {case.codec}"] = graph, Task(graph)
@@ -150,7 +147,6 @@ def _rows(
             row[f"of_{peak.name}"] = _share(times[peak.name], own, ours.operations, peak.amount)
         if case.codec in graphs:
             theirs = times[f"ggml {case.codec}"]
-            slow[case.codec, threads] = float(np.median(theirs.wall)) / case.tokens
             row |= case.speed(theirs, "ggml_")
             row["times_ggml"] = ratio(theirs, own, "wall").to_json()
             row["difference"] = errors[case.codec]
