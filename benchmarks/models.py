@@ -105,7 +105,7 @@ def _measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         reads.append(read.amount * 1e9 / float(np.median(wall)))
     # The first round warms caches up.
     median = {key: float(np.median(values[1:])) for key, values in times.items()}
-    nbytes = weight_bytes_per_token(model) + cache_bytes_per_token(model.config, decode // 2)
+    nbytes = weight_bytes_per_token(model) + cache_bytes_per_token(model.cache(), decode // 2)
     with Profile() as profile:
         sides["kvant"].decode(decode)
     for side in sides.values():
@@ -129,12 +129,12 @@ class _Ours:
     def prefill(self, tokens: np.ndarray) -> None:
         """Pass a prompt and make the logits of its last token."""
         model = self._model
-        model.head(model.start(len(tokens)).feed(tokens)[-1])
+        model.head(model.start().feed(tokens)[-1])
 
     def decode(self, count: int) -> None:
         """Pass tokens one by one, each with its logits, from an empty context on."""
         model = self._model
-        session = model.start(count)
+        session = model.start()
         for token in range(count):
             model.head(session.feed(np.array([token]))[0])
 
