@@ -49,7 +49,7 @@ struct Layer {
   int32_t heads;
   Side k, v;
   int64_t window, sink, tail, chunk;
-  bool view;
+  bool fine, view;
 };
 
 struct Turn {
@@ -340,8 +340,9 @@ void bind_kv(nb::module_& m) {
            nb::arg("codec"), nb::arg("scale"), nb::arg("dim"), nb::arg("rotate"), nb::arg("signs").none().noconvert(),
            nb::arg("center").none().noconvert(), nb::arg("equalize").none().noconvert());
   nb::class_<Layer>(m, "KvLayer")
-      .def(nb::init<int32_t, Side, Side, int64_t, int64_t, int64_t, int64_t, bool>(), nb::arg("heads"), nb::arg("k"),
-           nb::arg("v"), nb::arg("window"), nb::arg("sink"), nb::arg("tail"), nb::arg("chunk"), nb::arg("view"));
+      .def(nb::init<int32_t, Side, Side, int64_t, int64_t, int64_t, int64_t, bool, bool>(), nb::arg("heads"), nb::arg("k"),
+           nb::arg("v"), nb::arg("window"), nb::arg("sink"), nb::arg("tail"), nb::arg("chunk"),
+           nb::arg("fine"), nb::arg("view"));
   nb::class_<Turn>(m, "KvTurn")
       .def("__init__",
            [](Turn* self, int64_t by, double theta, double scale, std::optional<Vector> factors, int32_t rotary,
@@ -359,7 +360,7 @@ void bind_kv(nb::module_& m) {
            [](Cache* self, std::vector<Layer> layers, int64_t budget) {
              std::vector<kvant_kv_layer> c;
              for (const Layer& l : layers) {
-               c.push_back({l.heads, l.k.c(l.heads), l.v.c(l.heads), l.window, l.sink, l.tail, l.chunk, l.view});
+               c.push_back({l.heads, l.k.c(l.heads), l.v.c(l.heads), l.window, l.sink, l.tail, l.chunk, l.fine, l.view});
              }
              kvant_cache* handle = nullptr;
              check(kvant_cache_new(c.data(), int32_t(c.size()), budget, &handle), "KVCache");

@@ -81,6 +81,7 @@ KvLayer layer_of(const kvant_kv_layer& layer) {
   own.heads = layer.heads;
   own.dim = layer.k.dim;
   own.value_dim = layer.v.dim;
+  own.fine = layer.fine;
   own.view = layer.view;
   const kvant_kv_side* sides[] = {&layer.k, layer.view ? &layer.k : &layer.v};
   for (int side = 0; side < 2; ++side) {

@@ -316,6 +316,8 @@ typedef struct {
   int64_t window;          /* a token sees so many keys at most, its own among them; 0 for all */
   int64_t sink, tail;      /* so many first keys, and so many before a token, its own among them, are seen as halves */
   int64_t chunk;           /* a token sees keys of its own chunk of so many only; 0 for all */
+  bool fine;               /* queries (unless keys are coded by channel) and weights are taken in sixteen bits, not in
+                            * eight: twice the products */
   bool view;               /* values are the first v.dim elements of each key as it is stored: nothing else is read of v,
                               rotate divides both sizes, and there is neither center nor equalize */
 } kvant_kv_layer;

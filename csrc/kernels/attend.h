@@ -74,6 +74,9 @@ void cap_scores(float* scores, int rows, float cap, float inv_cap) noexcept {
   }
 }
 
+// What is added to products of what eight bits leave of queries.
+constexpr float kNoBias[kMostTaskRows] = {};
+
 KVANT_INLINE int64_t pieces_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 // One page of a chunk, for all rows of a job that see any of it.
@@ -81,6 +84,7 @@ template <class V>
 struct PageStep {
   static constexpr int kMost = AttendTile<V>::kRows > V::kMaxColumns[0] ? AttendTile<V>::kRows : V::kMaxColumns[0];
   const AttendJob& job;
+  const AttendJob& low;
   const KvCodecKernels& keys;
   const KvCodecKernels& values;
   int64_t page;
@@ -114,6 +118,7 @@ struct PageStep {
     if (!any) return;
     if (quantized_keys()) {
       keys.score(job, key_codes, k, row, rows, weights, *next);
+      if (job.low) add_low_scores(row, rows, weights, other);
     } else {
       of_floats(job.k_codec, k, [&](const auto* floats) KVANT_LAMBDA { score_some(floats, row, rows, weights); });
     }
@@ -136,14 +141,14 @@ struct PageStep {
         mix_floats<V>(floats, columns(), ranges, rows, weights, sums, stride, *next);
       });
     } else if (!exactly) {
-      values.mix(value_codes, v, v_blocks(), job.value_dim, rows, weights, sums, stride, *next);
+      values.mix[job.fine](value_codes, v, v_blocks(), job.value_dim, rows, weights, sums, stride, *next);
     } else {
       memcpy(other, weights, size_t(4 * kPageTokens) * rows);
       for (int r = 0; r < rows; ++r) {
         memset(other + r * kPageTokens, 0, size_t(4 * seen[r].low));
         memset(other + r * kPageTokens + seen[r].high, 0, size_t(4 * (kPageTokens - seen[r].high)));
       }
-      values.mix(value_codes, v, v_blocks(), job.value_dim, rows, other, sums, stride, *next);
+      values.mix[job.fine](value_codes, v, v_blocks(), job.value_dim, rows, other, sums, stride, *next);
     }
     if (exactly) exact_values(rows, seen, weights, sums);
   }
@@ -161,6 +166,12 @@ struct PageStep {
     of_count<AttendTile<V>::kRows>(rows, [&](auto n) KVANT_LAMBDA {
       score_floats<V, decltype(n)::value>(job, floats, row, scores, *next);
     });
+  }
+
+  // What eight bits left of the queries.
+  KVANT_MEMBER void add_low_scores(int row, int rows, float* scores, float* other) const {
+    keys.score(low, key_codes, k, row, rows, other, *next);
+    for (int i = 0; i < rows * kPageTokens; i += V::kLanes) V::store(scores + i, V::load(scores + i) + V::load(other + i));
   }
 
   // Scores of the keys that are seen exactly, in their places.
@@ -240,6 +251,9 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
   uint8_t* value_codes = key_codes + kPageTokens * kKvBlock * k_blocks;
   auto* weights = reinterpret_cast<float*>(value_codes + kPageTokens * kKvBlock * v_blocks);
   const int64_t last = job.first_page + job.pages;
+  AttendJob low = job;
+  low.records = job.low;
+  low.bias = kNoBias;
   Reach reach[kMostTaskRows];
   reach_of(job, reach);
   NextPage next = {};
@@ -261,7 +275,7 @@ void attend_chunk(const AttendKernels& table, const AttendJob& job, int64_t chun
       next.lines = int32_t(pieces_of(page_bytes, 64 * NextPage::kPlaces));
       next.rate = 4096 * next.lines / units + 1;
     }
-    PageStep<V> step = {job,     keys,    values,  page,    body,   body + job.v_offset, nullptr, nullptr,
+    PageStep<V> step = {job,     low,     keys,    values,  page,    body,   body + job.v_offset, nullptr, nullptr,
                         nullptr, nullptr, nullptr, nullptr, states, stride, reach, &next};
     if (step.quantized_keys() && keys.expand[0] && (job.view || to - from > keys.direct[0])) {
       keys.expand[0](step.k, k_blocks, key_codes, next);

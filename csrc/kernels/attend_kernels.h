@@ -25,6 +25,7 @@ struct AttendJob {
   const float* q;          // [rows], stride q_stride, in the coordinates of the keys
   const float* bias;       // [rows], added to every product
   const uint8_t* records;  // of q in eight bits, for quantized keys
+  const uint8_t* low;      // of what they leave of q, for eight bits more; or null
   int64_t q_stride, first;
   int32_t rows, group, dim, value_dim;
   int32_t k_codec, v_codec;  // KvCodec
@@ -32,6 +33,7 @@ struct AttendJob {
   int64_t keys;              // that there are
   int64_t window, chunk;     // so many keys a token sees at most, its own among them; and those of its own chunk only
   bool causal;               // else it sees all
+  bool fine;                 // weights in sixteen bits, for quantized values
   bool view;                 // values are the first elements of keys, and nothing is stored of them
   bool exactly[2];           // whether keys, and values, are taken from `exact` and `sinks` where they are there
   float scale, cap, inv_cap; // cap: 0 for none
@@ -86,8 +88,8 @@ struct KvCodecKernels {
   void (*score)(const AttendJob&, const uint8_t* codes, const uint8_t* side, int row, int rows, float* scores,
                 NextPage& next) noexcept;
   // sums of states (stride floats apart) += weights p [rows][kPageTokens] times the values of a page, of which the side
-  // that their scales are in has `blocks`.
-  void (*mix)(const uint8_t* codes, const uint8_t* side, int blocks, int value_dim, int rows, const float* p, float* sums,
+  // that their scales are in has `blocks`. The second takes weights in sixteen bits.
+  void (*mix[2])(const uint8_t* codes, const uint8_t* side, int blocks, int value_dim, int rows, const float* p, float* sums,
               int64_t stride, NextPage& next) noexcept;
   int32_t group;     // rows of a record of queries
   int32_t offset;    // of codes of keys, as ProductShape wants it

@@ -5,7 +5,8 @@
 //
 // Weights p of a page, with a block's scales s of values: w_j = p_j |s_j| become u_j = w_j * (255 / max w) rounded,
 // and sums += (sum of u_j * code_j) * (max w / 255). Where there are minima codes are taken from the middle of their
-// range, and the values there come after, as one sum of p_j * (min_j + middle * s_j).
+// range, and the values there come after, as one sum of p_j * (min_j + middle * s_j). Finely: u_j is rounded down, and
+// what it leaves of w_j, max(w_j - u_j * (max w / 255), 0), is taken the same way once more.
 #pragma once
 
 #include "kernels/activations.h"
@@ -130,9 +131,18 @@ struct ByteWeights {
   float min[kMostMixRows * kMostKvBlocks];
 };
 
-template <class V, class C>
+// Of weights in sixteen bits the upper eight and the lower, or all there is.
+enum class Digit { only, upper, lower };
+
+// What the upper digits of weights were.
+struct UpperDigits {
+  alignas(64) float unit[kMostMixRows * kMostKvBlocks + 16];
+  alignas(64) float factor[kMostMixRows * kMostKvBlocks + 16];
+};
+
+template <class V, class C, Digit kDigit>
 KVANT_INLINE void weigh_values(const float* p, const KvScales<C>& scales, int blocks, int rows, ByteWeights& weights,
-                               NextPage& next) {
+                               const UpperDigits* upper, NextPage& next) {
   using F = typename V::F;
   constexpr int kLanes = V::kLanes, kVectors = kPageTokens / kLanes;
   const int count = rows * blocks;
@@ -142,15 +152,22 @@ KVANT_INLINE void weigh_values(const float* p, const KvScales<C>& scales, int bl
       if constexpr (kSignedScale<C>) out[i] = V::abs(out[i]);
     }
   };
+  const auto weight = [&](const float* own, F factor, int at) KVANT_LAMBDA {
+    const F whole = V::load(own) * factor;
+    if constexpr (kDigit != Digit::lower) return whole;
+    const F taken = V::to_f32(V::trunc(whole * V::splat(upper->factor[at]))) * V::splat(upper->unit[at]);
+    return V::max(whole - taken, V::splat(0.0f));
+  };
   for (int b = 0; b < blocks; ++b) {
     ask(next, 3 * rows + 3);
     F scale[kVectors];
     size(b, scale);
     for (int r = 0; r < rows; ++r) {
       const float* own = p + r * kPageTokens;
-      F most = V::load(own) * scale[0];
-      for (int i = 1; i < kVectors; ++i) most = V::max(V::load(own + i * kLanes) * scale[i], most);
-      V::store(weights.most[r * blocks + b], most);
+      const int at = r * blocks + b;
+      F most = weight(own, scale[0], at);
+      for (int i = 1; i < kVectors; ++i) most = V::max(weight(own + i * kLanes, scale[i], at), most);
+      V::store(weights.most[at], most);
     }
   }
   for (int first = 0; first < count; first += kLanes) {
@@ -183,7 +200,7 @@ KVANT_INLINE void weigh_values(const float* p, const KvScales<C>& scales, int bl
     }
     F scale[kVectors], middle[kVectors];
     size(b, scale);
-    if constexpr (C::kHasMin) {
+    if constexpr (C::kHasMin && kDigit != Digit::lower) {
       for (int i = 0; i < kVectors; ++i) {
         middle[i] = scale[i] * V::splat(float(value_offset<C>())) + V::load_f16(scales.min(b, i * kLanes));
       }
@@ -195,8 +212,9 @@ KVANT_INLINE void weigh_values(const float* p, const KvScales<C>& scales, int bl
       for (int lane = 0; lane < 16; lane += kLanes) {
         typename V::I tile[kTiles];
         KVANT_UNROLL for (int t = 0; t < kTiles; ++t) {
-          const F weight = V::load(own + t * kTileTokens + lane) * scale[(t * kTileTokens + lane) / kLanes];
-          tile[t] = V::bits(weight * factor + magic);
+          const int first = t * kTileTokens + lane;
+          const F scaled = weight(own + first, scale[first / kLanes], at) * factor;
+          tile[t] = kDigit == Digit::upper ? V::trunc(scaled) : V::bits(scaled + magic);
         }
         V::store_four_bytes(weights.of[at] + four_bytes(lane), tile);
       }
@@ -208,7 +226,7 @@ KVANT_INLINE void weigh_values(const float* p, const KvScales<C>& scales, int bl
         }
         V::store_i(reinterpret_cast<int32_t*>(weights.most[at]), sum);
       }
-      if constexpr (C::kHasMin) {
+      if constexpr (C::kHasMin && kDigit != Digit::lower) {
         Sixteen<V> sum = splat16<V>(0.0f);
         for (int i = 0; i < kVectors; ++i) {
           auto& part = sum.v[i % Sixteen<V>::kPieces];
@@ -232,7 +250,7 @@ KVANT_INLINE void start_sums(int count, ByteWeights& weights) {
   }
 }
 
-template <class V, class C, bool kPlanes, int kRows>
+template <class V, class C, bool kPlanes, bool kMin, int kRows>
 KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int row, int blocks, float* sums,
                            int64_t stride, NextPage& next) {
   using F = typename V::F;
@@ -275,7 +293,7 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
         KVANT_UNROLL for (int h = 0; h < 2; ++h) {
           float* to = sums + r * stride + kKvBlock * b + 16 * h + lane;
           F y = V::fma(V::to_f32(sum[r][h]), unit, V::load(to));
-          if constexpr (C::kHasMin) y = y + V::splat(weights.min[i]);
+          if constexpr (kMin) y = y + V::splat(weights.min[i]);
           V::store(to, y);
         }
       }
@@ -287,19 +305,41 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
 template <class V, class C>
 constexpr int kPlaneMixes = kValuesLie<C> ? kMostTaskRows : kMixRows<V>;
 
-template <class V, class C>
-void mix_codes(const uint8_t* codes, const uint8_t* side, int side_blocks, int value_dim, int rows, const float* p,
-               float* sums, int64_t stride, NextPage& next) noexcept {
+template <class V, class C, Digit kDigit>
+KVANT_INLINE void mix_digit(const uint8_t* codes, const uint8_t* side, int side_blocks, int value_dim, int rows,
+                            const float* p, float* sums, int64_t stride, UpperDigits* upper, NextPage& next) {
+  constexpr bool kMin = C::kHasMin && kDigit != Digit::lower;
   const int blocks = kv_blocks(value_dim);
   ByteWeights weights;
-  weigh_values<V, C>(p, KvScales<C>(side, side_blocks), blocks, rows, weights, next);
+  weigh_values<V, C, kDigit>(p, KvScales<C>(side, side_blocks), blocks, rows, weights, upper, next);
   if constexpr (kHasOffset<C>) start_sums<V>(rows * blocks, weights);
   in_groups<kMixRows<V>>(rows, [&](int row, auto n) KVANT_LAMBDA {
     constexpr int kRows = decltype(n)::value;
     float* to = sums + row * stride;
-    if (codes || kValuesLie<C>) mix_rows<V, C, false, kRows>(codes ? codes : side, weights, row, blocks, to, stride, next);
-    else mix_rows<V, C, !kValuesLie<C>, kRows>(side, weights, row, blocks, to, stride, next);
+    if (codes || kValuesLie<C>) {
+      mix_rows<V, C, false, kMin, kRows>(codes ? codes : side, weights, row, blocks, to, stride, next);
+    } else {
+      mix_rows<V, C, !kValuesLie<C>, kMin, kRows>(side, weights, row, blocks, to, stride, next);
+    }
   });
+  if constexpr (kDigit == Digit::upper) {
+    memcpy(upper->unit, weights.unit, sizeof upper->unit);
+    memcpy(upper->factor, weights.factor, sizeof upper->factor);
+  }
+}
+
+template <class V, class C>
+void mix_codes(const uint8_t* codes, const uint8_t* side, int side_blocks, int value_dim, int rows, const float* p,
+               float* sums, int64_t stride, NextPage& next) noexcept {
+  mix_digit<V, C, Digit::only>(codes, side, side_blocks, value_dim, rows, p, sums, stride, nullptr, next);
+}
+
+template <class V, class C>
+void mix_codes_finely(const uint8_t* codes, const uint8_t* side, int side_blocks, int value_dim, int rows,
+                      const float* p, float* sums, int64_t stride, NextPage& next) noexcept {
+  UpperDigits upper;
+  mix_digit<V, C, Digit::upper>(codes, side, side_blocks, value_dim, rows, p, sums, stride, &upper, next);
+  mix_digit<V, C, Digit::lower>(codes, side, side_blocks, value_dim, rows, p, sums, stride, &upper, next);
 }
 
 }  // namespace kvant

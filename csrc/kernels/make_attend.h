@@ -38,7 +38,8 @@ constexpr KvCodecKernels codec_kernels() {
   }
   k.direct[0] = kPlaneScores<V, C>;
   k.direct[1] = kPlaneMixes<V, C>;
-  k.mix = &mix_codes<V, C>;
+  k.mix[0] = &mix_codes<V, C>;
+  k.mix[1] = &mix_codes_finely<V, C>;
   k.group = V::kMaxColumns[0];
   k.offset = key_offset<V, C>();
   return k;

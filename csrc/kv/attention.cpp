@@ -75,6 +75,7 @@ void Attention::place(Carver& carver, int64_t slots) {
   q_ = carver.take<float>(rows * width_);
   bias_ = carver.take<float>(rows);
   if (coded_keys()) records_ = carver.take<uint8_t>(rows * record_bytes());
+  if (coded_keys() && layer_.fine) low_ = carver.take<uint8_t>(rows * record_bytes());
   body_ = carver.take<const uint8_t*>(layer_.heads * body_count_);
   exact_ = carver.take<const uint8_t*>(layer_.heads * exact_count_);
   sinks_ = carver.take<const uint8_t*>(layer_.heads * sink_count_);
@@ -122,12 +123,12 @@ bool Attention::take_queries(int64_t unit) const {
                             false});
   }
   if (!coded_keys()) return true;
-  Activations a;
   int8_t* codes;
-  float* d;
+  float *d, *left;
   int32_t* sums;
   Carver needed;
   const auto place = [&](Carver& carver) {
+    left = carver.take<float>(low_ ? rows * width_ : 0);
     codes = carver.take<int8_t>(rows * width_);
     d = carver.take<float>(rows * blocks + 16);
     sums = carver.take<int32_t>(2 * (rows * blocks + 16));
@@ -137,17 +138,22 @@ bool Attention::take_queries(int64_t unit) const {
   if (!memory) return false;
   Carver carver(memory);
   place(carver);
-  for (int r = 0; r < rows; ++r) {
-    kernels_.matmul->quantize(q + r * width_, blocks, codes + r * width_, d + r * blocks, sums + 2 * r * blocks);
-  }
-  a = {codes, d, sums, blocks};
-  uint8_t* records = records_ + unit * block_rows_ * record_bytes();
-  for (int r = 0; r < rows; r += keys().group) {
-    const int count = std::min(rows - r, int(keys().group));
-    int32_t places[kMostColumns];
-    for (int i = 0; i < count; ++i) places[i] = r + i;
-    kernels_.matmul->records(a, places, count, 0, blocks, shape(), records + r * record_bytes());
-  }
+  const auto code = [&](const float* x, uint8_t* records) {
+    for (int r = 0; r < rows; ++r) {
+      kernels_.matmul->quantize(x + r * width_, blocks, codes + r * width_, d + r * blocks, sums + 2 * r * blocks);
+    }
+    records += unit * block_rows_ * record_bytes();
+    for (int r = 0; r < rows; r += keys().group) {
+      const int count = std::min(rows - r, int(keys().group));
+      int32_t places[kMostColumns];
+      for (int i = 0; i < count; ++i) places[i] = r + i;
+      kernels_.matmul->records({codes, d, sums, blocks}, places, count, 0, blocks, shape(), records + r * record_bytes());
+    }
+  };
+  code(q, records_);
+  if (!low_) return true;
+  for (int64_t i = 0; i < rows * width_; ++i) left[i] = q[i] - float(codes[i]) * d[i / kKvBlock];
+  code(left, low_);
   return true;
 }
 
@@ -158,6 +164,8 @@ AttendJob Attention::job_of(int64_t unit) const {
   job.q = q_ + at * width_;
   job.bias = bias_ + at;
   job.records = coded_keys() ? records_ + at * record_bytes() : nullptr;
+  job.low = low_ ? low_ + at * record_bytes() : nullptr;
+  job.fine = layer_.fine;
   job.q_stride = width_;
   job.first = first_row(unit);
   job.rows = rows_of(unit);

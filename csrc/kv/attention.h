@@ -95,7 +95,7 @@ class Attention {
   KvCodec codec_[2];
   int64_t keys_ = 0, chunks_ = 1, slots_ = 0, body_count_ = 0, exact_count_ = 0, sink_count_ = 0;
   float *q_ = nullptr, *bias_ = nullptr, *states_ = nullptr;
-  uint8_t* records_ = nullptr;
+  uint8_t *records_ = nullptr, *low_ = nullptr;
   const uint8_t **body_ = nullptr, **exact_ = nullptr, **sinks_ = nullptr;
 };
 

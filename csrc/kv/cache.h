@@ -32,6 +32,7 @@ struct KvLayer {
   int64_t chunk;       // a token sees keys of its own chunk of so many; kNoWindow for all
   int64_t sink, tail;  // of keys that are seen exactly
   KvTransform transform[2];
+  bool fine;           // queries and weights in sixteen bits rather than in eight
   bool view;           // values are the first value_dim elements of keys, and nothing is stored of them
 
   // The first key that one sees who sees none from `end` on.

@@ -141,7 +141,7 @@ def test_a_window_is_left_alone(c, call):
     with Native(c, call, 3) as native:
         native.append()
         assert select(native, Selection(c, [[0], [0]]), True) == BAD_SHAPE
-        assert native.text() == "a layer with a window lets go by itself"
+        assert native.text() == "a layer with a window or chunks lets go by itself"
         rest = [[*range(60), *range(65, TOKENS)]] * HEADS
         assert select(native, Selection(c, rest), False) == OK
         assert c.lib.kvant_sequence_length(native.sequence[0], 0) == TOKENS - 5

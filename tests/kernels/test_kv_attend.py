@@ -53,15 +53,16 @@ def attend(cache, q, k, v, parts=(), **options):
     sink=st.sampled_from([0, 0, 4, 70]),
     tail=st.sampled_from([0, 0, 1, 40, 100]),
     rule=st.sampled_from(list(RULES)),
-    exact=st.booleans(),
+    how=st.sampled_from(["bytes", "fine", "exact"]),
     seed=seeds,
 )
-@example("q4_0", "q4_1", 5, 130, 2, 3, 64, 96, None, True, 5.0, 4, 40, "norm", False, 0)
-@example("lm3", "lm3", 5, 130, 1, 6, 80, 80, 100, False, 0.0, 70, 1, "unbiased", False, 1)
-@example("kivi4", "kivi2", 5, 130, 2, 6, 80, 96, None, True, 5.0, 4, 40, "norm", False, 0)
-@example("kivi2", "q4_0", 7, 62, 1, 8, 16, 20, 100, False, 0.0, 0, 0, "norm", False, 1)
-@example("kivi2", "kivi4", 2, 600, 1, 2, 64, 32, 540, False, 0.0, 70, 1, "norm", True, 3)
-@example("q8_0", "f16", 3, 600, 1, 1, 32, 16, None, False, 0.0, 4, 100, "least", True, 2)
+@example("q4_0", "q4_1", 5, 130, 2, 3, 64, 96, None, True, 5.0, 4, 40, "norm", "bytes", 0)
+@example("lm3", "lm3", 5, 130, 1, 6, 80, 80, 100, False, 0.0, 70, 1, "unbiased", "bytes", 1)
+@example("kivi4", "kivi2", 5, 130, 2, 6, 80, 96, None, True, 5.0, 4, 40, "norm", "bytes", 0)
+@example("kivi2", "q4_0", 7, 62, 1, 8, 16, 20, 100, False, 0.0, 0, 0, "norm", "bytes", 1)
+@example("kivi2", "kivi4", 2, 600, 1, 2, 64, 32, 540, False, 0.0, 70, 1, "norm", "exact", 3)
+@example("q4_1", "iq4_nl", 7, 62, 2, 5, 80, 96, None, True, 0.0, 4, 40, "norm", "fine", 4)
+@example("q8_0", "f16", 3, 600, 1, 1, 32, 16, None, False, 0.0, 4, 100, "least", "exact", 2)
 def test_attention_is_its_twin(
     k_codec,
     v_codec,
@@ -77,7 +78,7 @@ def test_attention_is_its_twin(
     sink,
     tail,
     rule,
-    exact,
+    how,
     seed,
 ):
     if before > 130:
@@ -94,7 +95,7 @@ def test_attention_is_its_twin(
         plain(v_codec, rule),
         value_dim=value_dim,
         window=window,
-        policy=KVPolicy(sink=sink, tail=tail),
+        policy=KVPolicy(sink=sink, tail=tail, fine=how == "fine"),
     )
     floats = not any(side.quantized for side in cache.sides[0])
     out, lse = kv_attention(
@@ -111,13 +112,23 @@ def test_attention_is_its_twin(
         softcap=softcap,
         sink=0 if floats else sink,
         tail=0 if floats else tail,
-        exact=exact,
+        exact=how == "exact",
+        fine=how == "fine",
         lse=True,
     )
     parts = (before,) if seed % 2 else ()
     for isa in every_isa():
         got = attend(
-            cache, q, k, v, parts, scale=0.37, softcap=softcap, sinks=logits, exact=exact, lse=True
+            cache,
+            q,
+            k,
+            v,
+            parts,
+            scale=0.37,
+            softcap=softcap,
+            sinks=logits,
+            exact=how == "exact",
+            lse=True,
         )
         assert np.array_equal(words(got[0]), words(out)), isa
         assert np.array_equal(words(got[1]), words(lse)), isa

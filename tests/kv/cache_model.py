@@ -225,7 +225,7 @@ class ModelSequence:
         same = next((i for i, place in enumerate(places) if i != place), length)
         there = bisect_left(places, own.first * PAGE)
         first = pages_of(there) if same < length else own.first
-        if length and layer.window and first * PAGE > max(length + 1 - layer.window, 0):
+        if length and first * PAGE > layer.first_seen(length + 1):
             raise RefusedError
         if same == length:
             return None

@@ -200,7 +200,7 @@ def test_rows_of_heads_that_differ():
         (float("nan"), {}, "got nan"),
         (10, {"sink": -1}, "sink and recent of at least 0"),
         (10, {"floor": 1.5}, "a floor from 0 to 1"),
-        (10, {"layers": [1]}, "a layer with a window lets go by itself"),
+        (10, {"layers": [1]}, "a layer with a window or chunks lets go by itself"),
         (10, {"layers": [0, 0]}, ""),
         (10, {"layers": [2]}, "which shares those of 0"),
         (10, {"layers": [3]}, "expected a layer below 3, got 3"),

@@ -318,6 +318,7 @@ class KVCache(Batches):
             exact.sink,
             exact.tail,
             shape.chunk or 0,
+            self.policy.fine,
             shape.view,
         )
 

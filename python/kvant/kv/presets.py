@@ -23,11 +23,15 @@ class KVPolicy:
         So many tokens up to a query's own are seen exactly.
     layers : mapping
         Layers whose keys and values are stored otherwise: number -> (k, v).
+    fine : bool
+        Queries and weights are multiplied in sixteen bits instead of eight: twice the products,
+        and nearly the results of `exact`. Queries of `kivi4` and `kivi2` keys stay in eight.
     """
 
     sink: int = 0
     tail: int = 0
     layers: Mapping[int, tuple[str | KVSide, str | KVSide]] = field(default_factory=dict)
+    fine: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .matmul import _product_of_groups, quantize_activations
 from .numeric import F32, f32, i8, i32
 from .ops import exp, lane_sum
 
-__all__ = ["cap_scores", "centered", "code_scores", "kv_attention", "mix_codes"]
+__all__ = ["cap_scores", "centered", "code_scores", "kv_attention", "left_of", "mix_codes"]
 
 _ONE, _BYTE = np.float32(1), np.float32(255)
 # Blocks of weights below this are zero; from it on 255 / m and m / 255 are normal numbers.
@@ -60,6 +60,7 @@ def kv_attention(
     exact_from: int = 0,
     copies: tuple[F32, F32] | None = None,
     exact: bool = False,
+    fine: bool = False,
     positions: ArrayLike | None = None,
     lse: bool = False,
 ) -> F32 | tuple[F32, F32]:
@@ -100,6 +101,8 @@ def kv_attention(
         f32 [S, G, D] and [S, G, E], what counts as f16 where that is not `k` and `v` any more.
     exact
         Quantized sides are decoded, and all arithmetic is that of floats.
+    fine
+        Queries and weights are taken in sixteen bits: what eight leave is taken once more.
     positions
         int [T], where queries stand; the last T of S without it.
     lse
@@ -141,26 +144,33 @@ def kv_attention(
     near = near | ((token >= first[:, None]) & (token >= exact_from))
     # What was in the tail of any token had to be a number of f16.
     halves = seen if tail or k_codec in BY_CHANNEL else min(sink, seen)
-    near_k, near_v = copies or (k, v)
+    near_k, near_v = copies or (k, k[..., :width] if v is None else v)
 
     def prepare(group: int, own: Index, rows: F32) -> tuple[F32, Mix]:
         keys = k[:, group]
         values = keys[:, :width] if v is None else v[:, group]
         close = np.repeat(near, len(own), axis=0)
-        scores = _products(rows, keys, k_codec, k_rule, exact)
+        added = np.float32(0) if bias is None else bias[:, own].reshape(-1, 1)
+        with np.errstate(all="ignore"):
+            scores = (_products(rows, keys, k_codec, k_rule, exact) + added) * np.float32(scale)
+            if fine and not exact and k_codec not in (*FLOATS, *BY_CHANNEL):
+                left = _products(left_of(rows), keys, k_codec, k_rule, exact)
+                scores = scores + (left + np.float32(0)) * np.float32(scale)
         if k_codec not in FLOATS and halves:
             kept = rounded("f16", near_k[:halves, group])
             at = np.flatnonzero(close[:, :halves].any(axis=0))
-            scores[:, at] = np.where(close[:, at], chain_scores(rows, kept[at]), scores[:, at])
+            with np.errstate(all="ignore"):
+                near_scores = (chain_scores(rows, kept[at]) + added) * np.float32(scale)
+            scores[:, at] = np.where(close[:, at], near_scores, scores[:, at])
         with np.errstate(all="ignore"):
-            if bias is not None:
-                scores = scores + bias[:, own].reshape(-1, 1)
-            scores = cap_scores(scores * np.float32(scale), softcap)
+            scores = cap_scores(f32(scores), softcap)
         if v_codec in FLOATS:
             return scores, mix_floats(rounded(v_codec, values))
         coded = encode(v_codec, keys if v is None else values, v_rule)
         coded = _first_blocks(coded, -(-width // BLOCK))
-        body = mix_floats(decode(coded, width)) if exact else mix_codes(centered(v_codec, coded))
+        body = (
+            mix_floats(decode(coded, width)) if exact else mix_codes(centered(v_codec, coded), fine)
+        )
         kept = rounded("f16", near_v[:halves, group])
         return scores, _with_exact(body, mix_floats(kept), close)
 
@@ -203,6 +213,20 @@ def code_scores(q: F32, keys: Coded) -> F32:
         return _product_of_groups(activations, Groups(i8(keys.codes), keys.scale, low), BLOCK)
 
 
+def left_of(q: F32) -> F32:
+    """What queries [rows, D] are beyond their eight bits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> left_of(np.float32([[127, 1.25]])).tolist()
+    [[0.0, 0.25]]
+    """
+    with np.errstate(all="ignore"):
+        coded = quantize_activations(filled(q))
+        return f32(filled(q) - f32(coded.q) * np.repeat(coded.d, BLOCK, axis=-1))[:, : q.shape[1]]
+
+
 def cap_scores(scores: F32, cap: float) -> F32:
     """cap * tanh(scores / cap), as (1 - e) / (1 + e) with e = exp(-2 |x|); a cap of 0 is none.
 
@@ -240,13 +264,15 @@ def centered(codec: str, values: Coded) -> Coded:
     return Coded(values.codes - np.int32(center), values.scale, moved)
 
 
-def mix_codes(values: Coded) -> Mix:
+def mix_codes(values: Coded, fine: bool = False) -> Mix:
     """Values as codes: weights times scales as bytes, products with codes as whole numbers.
 
     For each page, row and block of 32: w = weight * abs(scale), m the largest w that is no NaN,
     unit = m / 255, u = w * (255 / m) rounded half to even; mixed = fma(sum of u * code, unit,
     mixed), codes negated where the scale is. Below 2**-100, m counts as zero. Where the codec has
     minima, the `lane_sum` of weight * minimum is added then.
+
+    `fine`: u is rounded down, and max(w - u * unit, 0) are weights w once more, added last.
 
     Examples
     --------
@@ -261,27 +287,32 @@ def mix_codes(values: Coded) -> Mix:
     scales = np.pad(np.abs(values.scale), ((0, missing), (0, 0)))
     low = None if values.minimum is None else np.pad(values.minimum, ((0, missing), (0, 0)))
 
-    def mix(page: int, rows: Index, weights: F32, seen: Bools, mixed: F32) -> F32:
-        part = slice(page, page + PAGE_TOKENS)
-        p = f32(np.where(seen, weights, np.float32(0)))
-        # [blocks, rows, 64] times [blocks, 64, 32].
-        w = p * scales[part].T[:, None]
+    def add(page: int, w: F32, mixed: F32, rounded_to: np.ufunc) -> tuple[F32, F32]:
+        """Weights w [blocks, rows, 64] times the values of a page, and what is left of them."""
         most = np.fmax.reduce(w, axis=2, initial=np.float32(0))
         used = most >= _SMALLEST
         factor = f32(np.where(used, _BYTE / most, np.float32(0)))
         unit = f32(np.where(used, most / _BYTE, np.float32(0)))
         # A weight that is NaN shows in the sum of weights.
-        u = np.nan_to_num(np.rint(w * factor[:, :, None]), nan=0.0)
-        per_block = codes[part].reshape(PAGE_TOKENS, -1, BLOCK).transpose(1, 0, 2)
+        u = np.nan_to_num(rounded_to(w * factor[:, :, None]), nan=0.0)
+        page_codes = codes[page : page + PAGE_TOKENS]
+        per_block = page_codes.reshape(PAGE_TOKENS, -1, BLOCK).transpose(1, 0, 2)
         # Whole numbers below 2**24, exact in any order; by way of int32 because zeros could be -0.
         sums = f32(i32(u @ per_block))
-        wide = (sums.transpose(1, 0, 2).reshape(len(p), -1), np.repeat(unit.T, BLOCK, axis=1))
-        width = mixed.shape[1]
-        mixed = fma(wide[0][:, :width], wide[1][:, :width], mixed)
+        rows, width = w.shape[1], mixed.shape[1]
+        wide = sums.transpose(1, 0, 2).reshape(rows, -1)[:, :width]
+        mixed = fma(wide, np.repeat(unit.T, BLOCK, axis=1)[:, :width], mixed)
+        return mixed, f32(np.fmax(w - u * unit[:, :, None], np.float32(0)))
+
+    def mix(page: int, rows: Index, weights: F32, seen: Bools, mixed: F32) -> F32:
+        part, width = slice(page, page + PAGE_TOKENS), mixed.shape[1]
+        p = f32(np.where(seen, weights, np.float32(0)))
+        w = p * scales[part].T[:, None]
+        mixed, left = add(page, w, mixed, np.floor if fine else np.rint)
         if low is not None:
             shift = lane_sum(p[:, None] * low[part].T)[..., 0]
             mixed = mixed + np.repeat(shift, BLOCK, axis=1)[:, :width]
-        return mixed
+        return add(page, left, mixed, np.rint)[0] if fine else mixed
 
     return mix
 
