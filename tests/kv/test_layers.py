@@ -132,7 +132,7 @@ def test_bytes_are_those_of_the_plan(name, k, v):
 
 
 def test_latent_rows():
-    cache = KVCache.from_model("DeepSeek V3", "tiny")
+    cache = KVCache.from_model("DeepSeek V3", "lm3")
     assert set(cache.shapes) == {LayerShape(1, 576, 512, None, view=True)}
     assert cache.stats().bits == 3 + 16 / 576
     # Heads that choose tokens keep keys that are no part of attention.

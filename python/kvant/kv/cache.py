@@ -288,7 +288,9 @@ class KVCache(Batches):
         self, layer: int, k: str | KVSide, v: str | KVSide, views: bool
     ) -> tuple[KVSide, KVSide]:
         """Of keys and of values; `views`: no layer has values of its own."""
-        own_k, own_v = self.policy.layers.get(layer, (k, v))
+        own = self.policy.layers.get(layer)
+        first = self.policy.first if own is None and layer == self.owned[0] else None
+        own_k, own_v = own or first or (k, v)
         sides = side_of(own_k), side_of(own_v, value=True)
         if self.shapes[layer].view:
             if sides[0].codec.startswith("kivi"):
@@ -297,7 +299,8 @@ class KVCache(Batches):
                     f"got {sides[0].codec}"
                 )
             # Where other layers have values, v is of those.
-            if sides[0].codec != sides[1].codec and (views or layer in self.policy.layers):
+            meant = own or (views and not first)
+            if sides[0].codec != sides[1].codec and meant:
                 raise ShapeError(
                     f"[KVCache] expected values stored as the keys they are a view of, "
                     f"{sides[0].codec}, got {sides[1].codec}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvant.errors import FormatError
 from kvant.kv.codecs import CODECS, KVSide, side_of
@@ -23,6 +23,9 @@ class KVPolicy:
         So many tokens up to a query's own are seen exactly.
     layers : mapping
         Layers whose keys and values are stored otherwise: number -> (k, v).
+    first : (k, v) or None
+        How the first layer with keys is stored, unless `layers` says it: what is wrong there goes
+        through all others.
     fine : bool
         Queries and weights are multiplied in sixteen bits instead of eight: twice the products,
         and nearly the results of `exact`. Queries of `kivi4` and `kivi2` keys stay in eight.
@@ -31,6 +34,7 @@ class KVPolicy:
     sink: int = 0
     tail: int = 0
     layers: Mapping[int, tuple[str | KVSide, str | KVSide]] = field(default_factory=dict)
+    first: tuple[str | KVSide, str | KVSide] | None = None
     fine: bool = False
 
 
@@ -43,19 +47,30 @@ class KVPreset:
     policy: KVPolicy = KVPolicy()
 
 
-def _rotated(codec: str) -> KVSide:
-    return KVSide(codec, rotate="auto")
+def _side(codec: str, value: bool = False) -> KVSide:
+    """A codec as presets take it: rotated, unless it keeps floats."""
+    side = KVSide.of(codec, value)
+    return replace(side, rotate="auto") if side.quantized else side
 
 
-# What comes just before matters most: this window does more for the divergence than two bits.
-_EXACT = KVPolicy(sink=64, tail=128)
+def _kept(k: str, v: str, fine: bool = False) -> KVPolicy:
+    """What comes just before matters most: this window does more for the divergence than two bits.
+
+    The first layer gets codecs of its own: four times less divergence for two bits there.
+    """
+    first = _side(k), _side(v, value=True)
+    return KVPolicy(sink=64, tail=128, first=first, fine=fine)
+
+
+def _preset(codec: str, policy: KVPolicy) -> KVPreset:
+    return KVPreset(_side(codec), _side(codec, value=True), policy)
 
 
 PRESETS: Mapping[str, KVPreset] = {
-    "lossless": KVPreset(_rotated("q8_0"), _rotated("q8_0"), _EXACT),
-    "balanced": KVPreset(_rotated("q6_0"), _rotated("q6_0"), _EXACT),
-    "compact": KVPreset(_rotated("iq4_nl"), _rotated("iq4_nl"), _EXACT),
-    "tiny": KVPreset(KVSide.of("lm3"), KVSide.of("lm3", value=True), _EXACT),
+    "lossless": _preset("q8_0", _kept("f16", "f16", fine=True)),
+    "balanced": _preset("q5_1", _kept("q8_0", "q8_0", fine=True)),
+    "compact": _preset("lm4", _kept("q5_1", "q6_0")),
+    "tiny": _preset("lm3", _kept("lm4", "lm4")),
 }
 """Presets by name."""
 
