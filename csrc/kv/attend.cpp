@@ -14,8 +14,8 @@ namespace {
 constexpr int64_t kMostStateBytes = int64_t(64) << 20;
 // Products of queries and keys that are done before another thread has woken up.
 constexpr double kSmallAttend = 256 * 1024;
-// A call has so many tasks for each thread, or more.
-constexpr int64_t kTasksPerThread = 4;
+// A call of several threads has so many tasks for each, or more: cores are not always equally fast.
+constexpr int64_t kTasksPerThread = 16;
 // Queries that are coded before another thread has woken up.
 constexpr int64_t kFewQueries = 64;
 
@@ -68,14 +68,17 @@ class Attentions {
  private:
   // Units that are much of the work are cut into chunks.
   bool place(int limit) {
-    const int64_t tasks = kTasksPerThread * (limit > 0 ? limit : threads());
+    const int64_t workers = limit > 0 ? limit : threads(), tasks = workers > 1 ? kTasksPerThread * workers : 1;
     int64_t work = 0, slot_bytes = 0;
     for (const Attention& a : all_) work += a.work();
     const auto cut = [&](const Attention& a) { return a.chunks() > 1 && tasks * a.unit_work() > work; };
     for (const Attention& a : all_) slot_bytes += cut(a) ? a.slot_floats() * int64_t(sizeof(float)) : 0;
     const int64_t slots = std::max(kMostStateBytes / std::max(slot_bytes, int64_t(1)), int64_t(2));
     const bool enough = carve_call_scratch([&](Carver& carver) {
-      for (Attention& a : all_) a.place(carver, cut(a) ? std::min(a.chunks(), slots) : 0);
+      for (Attention& a : all_) {
+        const int64_t span = std::max(work * a.chunks() / (tasks * a.unit_work()), int64_t(1));
+        a.place(carver, cut(a) ? std::min(a.chunks(), slots) : 0, span);
+      }
     });
     for (Attention& a : all_) {
       if (enough) a.list_pages();

@@ -62,8 +62,9 @@ int64_t Attention::end_chunk(int64_t unit) const {
   return pieces(end, kChunkTokens);
 }
 
-void Attention::place(Carver& carver, int64_t slots) {
+void Attention::place(Carver& carver, int64_t slots, int64_t span) {
   slots_ = slots;
+  span_ = span;
   body_count_ = exact_count_ = sink_count_ = 0;
   for (int head = 0; head < layer_.heads; ++head) {
     const HeadPages& own = sequence_.pages(index_, head);
@@ -200,8 +201,9 @@ AttendJob Attention::job_of(int64_t unit) const {
   return job;
 }
 
-void Attention::chunk(int64_t unit, int64_t number, const TaskMemory& memory, float* states) const {
+void Attention::chunk(int64_t unit, int64_t number, int64_t end, const TaskMemory& memory, float* states) const {
   AttendJob job = job_of(unit);
+  job.pages = std::min(job.pages, std::max(end * kChunkPages - job.first_page, int64_t(0)));
   const uint8_t* decoded[kChunkPages];
   if (query_.exact) {
     const int64_t first = std::max(number * kChunkPages, job.first_page);
@@ -272,9 +274,9 @@ bool Attention::whole(int64_t unit) const {
   if (!memory) return false;
   const int head = int(unit / blocks_);
   const int64_t begin = first_chunk(head, first_row(unit)), end = end_chunk(unit);
-  chunk(unit, begin, memory, memory.states);
+  chunk(unit, begin, end, memory, memory.states);
   for (int64_t number = begin + 1; number < end; ++number) {
-    chunk(unit, number, memory, memory.more);
+    chunk(unit, number, end, memory, memory.more);
     table_.merge(memory.states, memory.more, rows_of(unit), layer_.value_dim);
   }
   finish(unit, memory.states);
@@ -291,10 +293,11 @@ Attention::Run Attention::wave(int64_t number) const {
 bool Attention::run(int64_t number, int64_t task) const {
   if (!slots_) return whole(task);
   const Run run = wave(number);
-  const int64_t unit = task / run.count, i = task % run.count;
+  const int64_t each = pieces(run.count, span_), unit = task / each, begin = task % each * span_;
+  const int64_t end = std::min(begin + span_, run.count), first = first_chunk(int(unit / blocks_), 0) + run.begin;
   const TaskMemory memory = task_memory(0);
   if (!memory) return false;
-  chunk(unit, first_chunk(int(unit / blocks_), 0) + run.begin + i, memory, state(unit, (number ? 1 : 0) + i));
+  for (int64_t i = begin; i < end; ++i) chunk(unit, first + i, first + end, memory, state(unit, (number ? 1 : 0) + i));
   return true;
 }
 

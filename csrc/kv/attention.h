@@ -28,14 +28,15 @@ class Attention {
   int64_t slot_floats() const { return units_ * block_rows_ * stride_; }
 
   // Memory of the call. slots: chunks of each unit whose states there is room for, two at least; 0 where units are tasks.
-  void place(Carver& carver, int64_t slots);
+  // span: chunks of a task, otherwise.
+  void place(Carver& carver, int64_t slots, int64_t span);
   void list_pages();
 
   // False where there is no memory for scratch, here as below.
   bool take_queries(int64_t unit) const;
 
   // Waves of tasks, as long as a wave has some; then what each unit has of it is merged.
-  int64_t tasks(int64_t number) const { return units_ * wave(number).count; }
+  int64_t tasks(int64_t number) const { return units_ * ((wave(number).count + span_ - 1) / span_); }
   bool run(int64_t number, int64_t task) const;
   int64_t merges(int64_t number) const { return slots_ && wave(number).count ? units_ : 0; }
   void merge(int64_t number, int64_t unit) const;
@@ -76,7 +77,8 @@ class Attention {
 
   AttendJob job_of(int64_t unit) const;
   TaskMemory task_memory(int64_t states) const;
-  void chunk(int64_t unit, int64_t number, const TaskMemory& memory, float* states) const;
+  // end: of the chunks that the task goes through.
+  void chunk(int64_t unit, int64_t number, int64_t end, const TaskMemory& memory, float* states) const;
   void decode(const uint8_t* page, uint8_t* memory, uint8_t* out) const;
   void finish(int64_t unit, const float* states) const;
   // Some rows of a key head over all they see.
@@ -93,7 +95,7 @@ class Attention {
   const int32_t group_;
   const int64_t rows_, block_rows_, blocks_, units_, width_, stride_;
   KvCodec codec_[2];
-  int64_t keys_ = 0, chunks_ = 1, slots_ = 0, body_count_ = 0, exact_count_ = 0, sink_count_ = 0;
+  int64_t keys_ = 0, chunks_ = 1, slots_ = 0, span_ = 1, body_count_ = 0, exact_count_ = 0, sink_count_ = 0;
   float *q_ = nullptr, *bias_ = nullptr, *states_ = nullptr;
   uint8_t *records_ = nullptr, *low_ = nullptr;
   const uint8_t **body_ = nullptr, **exact_ = nullptr, **sinks_ = nullptr;

@@ -60,7 +60,7 @@ class Native:
         )
         return code, bad[0]
 
-    def attend(self, layer=0, **changes):
+    def query(self, **changes):
         out = np.full((TOKENS, HEADS * GROUP, VALUE_DIM), 7, np.float32)
         query = self.c.ffi.new("kvant_attention_query*")
         given = {"q": self.floats(Q), "tokens": TOKENS, "token_stride": HEADS * GROUP * DIM}
@@ -68,6 +68,10 @@ class Native:
         given |= {"sinks": self.floats(SINKS), "out": self.floats(out)}
         for name, value in (given | changes).items():
             setattr(query, name, value)
+        return query, out
+
+    def attend(self, layer=0, **changes):
+        query, out = self.query(**changes)
         return self.call("kvant_sequence_attend", self.sequence[0], layer, query, 0), out
 
     def text(self):
@@ -229,6 +233,62 @@ def test_a_full_cache_and_a_row_that_cannot_be_stored(c, call):
         lengths = [c.lib.kvant_sequence_length(s, 0) for s in (native.sequence[0], fork[0])]
         assert lengths == [69, 70]
         c.lib.kvant_sequence_free(fork[0])
+
+
+def test_several_sequences(c, call):
+    with Native(c, call, codec=3) as one, Native(c, call, codec=3) as other:
+        two = c.ffi.new("kvant_sequence**")
+        assert call("kvant_sequence_new", one.cache[0], two) == OK
+        both = [one.sequence[0], two[0]]
+        which, bad = c.ffi.new("int64_t*", 7), c.ffi.new("int64_t*", 7)
+
+        def append(tokens, sequences=both, count=2, k=K, layer=0, everything=TOKENS):
+            code = call(
+                "kvant_cache_append", one.cache[0], c.ffi.new("kvant_sequence*[]", sequences),
+                c.ffi.new("int64_t[]", tokens), count, layer, everything, k, 0, HEADS * DIM, DIM, V,
+                0, HEADS * VALUE_DIM, VALUE_DIM, 0, which, bad,
+            )  # fmt: skip
+            return code, which[0], bad[0]
+
+        odd = K.copy()
+        odd[60, 1, 5] = np.inf
+        assert append([50, 20], k=odd) == (BAD_SHAPE, -1, 60 * HEADS + 1)
+        for refused, number, what in (
+            (append([50, 20], [both[0], other.sequence[0]]), 1, "a sequence of another cache"),
+            (append([50, 20], [both[0]] * 2), 1, "a sequence comes twice"),
+            (append([71, -1]), 0, "more tokens than there are, or fewer than none"),
+            (append([50, -1]), 1, "more tokens than there are, or fewer than none"),
+            (append([50, 19]), -1, "tokens of no sequence"),
+            (append([50, 20], count=-1), -1, "fewer sequences or tokens than none"),
+            (append([50, 20], layer=1), -1, "no such layer"),
+        ):
+            assert refused == (BAD_SHAPE, number, -1), what
+        assert one.text() == "no such layer"
+        assert [c.lib.kvant_sequence_length(s, 0) for s in both] == [0, 0]
+        assert append([50, 20]) == (OK, -1, -1)
+        assert [c.lib.kvant_sequence_length(s, 0) for s in both] == [50, 20]
+
+        def attend(tokens, **changes):
+            query, out = one.query(tokens=sum(tokens), **changes)
+            code = call(
+                "kvant_cache_attend", one.cache[0], c.ffi.new("kvant_sequence*[]", both),
+                c.ffi.new("int64_t[]", tokens), 2, 0, query, 0, which,
+            )  # fmt: skip
+            return code, which[0], out
+
+        assert attend([3, 21])[:2] == (BAD_SHAPE, 1)
+        assert one.text() == "there are fewer keys than queries"
+        assert (attend([3, 21])[2] == 7).all()
+        assert attend([3, 2], heads=5)[:2] == (BAD_SHAPE, -1)
+        code, number, out = attend([3, 2])
+        assert (code, number) == (OK, -1)
+        wanted = [one.attend(tokens=3)[1][:3]]
+        one.sequence[0] = both[1]
+        wanted.append(one.attend(tokens=2, q=one.floats(Q[3:]))[1][:2])
+        one.sequence[0] = both[0]
+        assert np.array_equal(words(out[:5]), words(np.concatenate(wanted)))
+        assert (out[5:] == 7).all()
+        c.lib.kvant_sequence_free(two[0])
 
 
 def test_rows_floats_and_states(c, call):

@@ -16,7 +16,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from pair import OWNED, VOCABULARY, Pair, Setting
+from pair import OWNED, VOCABULARY, Setting
+from pair_batches import BatchPair
 
 SETTINGS = [
     Setting(),
@@ -53,7 +54,7 @@ class Walk:
 
     def __init__(self, setting, seed):
         self.random = random.Random(seed)
-        self.pair = Pair(setting)
+        self.pair = BatchPair(setting)
         self.done = Counter()
         # Sequences begin alike, so that prefixes are found.
         self.documents = [self.ids(MOST_TOKENS + 300) for _ in range(3)]

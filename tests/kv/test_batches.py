@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -74,6 +74,7 @@ each_length = st.one_of(st.integers(0, 140), st.sampled_from([512, 700, 1100]))
     codecs=st.sampled_from(CODECS),
     reach=st.sampled_from([{}, {}, {"window": 100}, {"chunk": 90}, {"window": 600}]),
     policy=st.sampled_from([(0, 0), (0, 0), (4, 40), (70, 1)]),
+    fine=st.booleans(),
     view=st.booleans(),
     begun=st.lists(st.tuples(st.sampled_from(ORIGINS), each_length), min_size=1, max_size=5),
     grown=st.lists(st.one_of(st.sampled_from([0, 1, 1, 2]), st.integers(0, 90)), min_size=5),
@@ -83,20 +84,20 @@ each_length = st.one_of(st.integers(0, 140), st.sampled_from([512, 700, 1100]))
     threads=st.integers(1, 3),
 )
 @example(
-    CODECS[0], {}, (4, 40), False, [("new", 1100), ("fork", 0), ("evicted", 9)], [1] * 5, [1] * 5,
-    False, 5.0, 3,
+    CODECS[0], {}, (4, 40), True, False, [("new", 1100), ("fork", 0), ("evicted", 9)], [1] * 5,
+    [1] * 5, False, 5.0, 3,
 )  # fmt: skip
 @example(
-    CODECS[2], {}, (0, 0), True, [("new", 70), ("fork", 0), ("fork", 0)], [90, 1, 0] * 2,
+    CODECS[2], {}, (0, 0), False, True, [("new", 70), ("fork", 0), ("fork", 0)], [90, 1, 0] * 2,
     [60, 1, 0] * 2, True, 0.0, 2,
 )  # fmt: skip
 def test_one_call_is_a_call_for_each(
-    codecs, reach, policy, view, begun, grown, asked, exact, softcap, threads
+    codecs, reach, policy, fine, view, begun, grown, asked, exact, softcap, threads
 ):
     view = view and not codecs[0].startswith("kivi")
     cache = KVCache(
         1, HEADS, DIM, codecs[0], None if view else codecs[1], value_dim=VALUE_DIM,
-        value_view=view, policy=KVPolicy(*policy), **reach,
+        value_view=view, policy=KVPolicy(*policy, fine=fine), **reach,
     )  # fmt: skip
     sequences = []
     for number, (origin, length) in enumerate(begun):
@@ -338,9 +339,11 @@ def test_threads_with_the_same_sequences_in_opposite_order():
             cache.append_many(0, some, K[: len(some)], V[: len(some)], threads=1 + number % 2)
             cache.attend_many(0, some, Q[: len(some)], threads=1 + number % 2)
 
-    with ThreadPoolExecutor(3) as pool:
-        orders = ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 4, 2])
-        calls = [pool.submit(grow, order) for order in orders]
-        for call in calls:
-            call.result(timeout=60)
+    orders = ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 4, 2])
+    calls = [Thread(target=grow, args=[order], daemon=True) for order in orders]
+    for call in calls:
+        call.start()
+    for call in calls:
+        call.join(timeout=60)
+        assert not call.is_alive()
     assert [seq.length for seq in sequences] == [50 + 3 * 60] * 6
