@@ -95,9 +95,14 @@ KVANT_INLINE void score_rows(const AttendJob& job, const uint8_t* codes, const u
   }
 }
 
+// Groups of rows for which taking codes out of planes again costs less than laying them out in memory: nibbles are
+// quickly had.
+template <class C>
+constexpr int kCheapGroups = C::kBits == 4 ? 2 : 1;
+
 // Rows up to which codes of keys are not laid out in memory.
 template <class V, class C>
-constexpr int kPlaneScores = kKeysLie<V, C> ? kMostTaskRows : V::kStreams ? V::kMaxColumns[0] : 0;
+constexpr int kPlaneScores = kKeysLie<V, C> ? kMostTaskRows : V::kStreams ? kCheapGroups<C> * V::kMaxColumns[0] : 0;
 
 // codes: null where the page serves as it is.
 template <class V, class C>
@@ -303,7 +308,7 @@ KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int
 
 // Rows up to which codes of values are not laid out in memory.
 template <class V, class C>
-constexpr int kPlaneMixes = kValuesLie<C> ? kMostTaskRows : kMixRows<V>;
+constexpr int kPlaneMixes = kValuesLie<C> ? kMostTaskRows : kCheapGroups<C> * kMixRows<V>;
 
 template <class V, class C, Digit kDigit>
 KVANT_INLINE void mix_digit(const uint8_t* codes, const uint8_t* side, int side_blocks, int value_dim, int rows,
