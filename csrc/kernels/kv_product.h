@@ -255,9 +255,10 @@ KVANT_INLINE void start_sums(int count, ByteWeights& weights) {
   }
 }
 
+// Not inline: what takes weights apart in two calls it once for each part.
 template <class V, class C, bool kPlanes, bool kMin, int kRows>
-KVANT_INLINE void mix_rows(const uint8_t* codes, const ByteWeights& weights, int row, int blocks, float* sums,
-                           int64_t stride, NextPage& next) {
+__attribute__((noinline)) void mix_rows(const uint8_t* codes, const ByteWeights& weights, int row, int blocks,
+                                        float* sums, int64_t stride, NextPage& next) noexcept {
   using F = typename V::F;
   using I = typename V::I;
   constexpr int kBytes = kPlanes ? KvPlanes<C>::kBytes : kBlockCodes;

@@ -28,7 +28,7 @@ bool is_sound(const KvLayer& layer, const StateHead& head) {
   if (head.length < 0 || head.length > kMost) return false;
   const bool whole = head.missing == 0 && head.settled == 0;
   const bool evicted = head.missing > 0 && head.missing <= kMost && head.settled > 0 && head.settled <= head.length;
-  if (!whole && (!evicted || !layer.sees_all())) return false;
+  if (!whole && (!evicted || !layer.sees_all() || layer.key_group() > 1)) return false;
   const int64_t end = pages_of(head.length);
   if (head.first < 0 || head.first > end || head.body != end - head.first) return false;
   if (head.first * kPageTokens > layer.first_seen(head.length + 1)) return false;

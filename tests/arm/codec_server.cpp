@@ -112,7 +112,7 @@ void attend(const Request& r, const Memory& in, bool view) {
   const float *k = in.floats(), *v = view ? nullptr : k + size, *q = k + (view ? size : 2 * size);
   const Memory out(r.x_rows * r.option * r.cols * 4);
   const kvant_kv_side side = {int32_t(r.format), KVANT_SCALE_UNBIASED, int32_t(r.cols), 0, nullptr, nullptr, nullptr};
-  const kvant_kv_layer layer = {1, side, side, 70, 0, 0, 0, view};
+  const kvant_kv_layer layer = {1, side, side, 70, 0, 0, 0, false, view};
   kvant_cache* cache = nullptr;
   kvant_sequence* sequence = nullptr;
   int32_t code = kvant_cache_new(&layer, 1, 0, &cache);

@@ -88,3 +88,11 @@ def test_heads_that_share_what_they_keep():
     assert [len(k) for k in _shared(infinite, [4, 4], 0.5)] == [6, 2]
     # Never none of a head.
     assert [len(k) for k in _shared(scores, [2, 2], 0.0)] == [3, 1]
+
+
+def test_short_heads_keep_what_they_have():
+    q = {0: normal(8, HEADS * GROUP, DIM)}
+    for tokens in (0, 2, 4):
+        keys = normal(tokens, DIM) if tokens else np.empty((0, DIM), np.float32)
+        scores = ExpectedAttention(q, None).scores(keys, keys, Head(0, 0, HEADS, 8))
+        assert scores.tolist() == [np.inf] * tokens

@@ -158,7 +158,7 @@ def test_whole_numbers_add_little_error(codec, monkeypatch):
         options = {"k_codec": "f32", "v_codec": codec}
         got = kv_attention(q, k, v, SCALE * sharpness, **options)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "mix_codes", lambda x: mix_floats(kv_codecs.decode(x, 128)))
+            patch.setattr(module, "mix_codes", lambda x, fine: mix_floats(kv_codecs.decode(x, 128)))
             wanted = kv_attention(q, k, v, SCALE * sharpness, **options)
         # Three steps are few.
         assert 0 < apart(got, wanted) < (0.01 if codec == "kivi2" else 0.008)

@@ -168,6 +168,8 @@ class ExpectedAttention:
 
     def scores(self, keys: Array, values: Array, head: Head) -> F64:
         """softmax(k . mu scale + k' C k scale^2 / 2) averaged over the group, times |v|."""
+        if len(keys) <= self.sink:
+            return np.full(len(keys), np.inf)
         q = head.queries(self.queries)
         q = q[self.sink :] if len(q) > self.sink else q
         dim = keys.shape[1]

@@ -112,7 +112,9 @@ class PrefixIndex:
         if seq.cache is not self._cache():
             raise ShapeError("[publish] expected a sequence of the index's cache, got another's")
         data = _bytes_of("publish", tokens)
-        length = seq.length if seq._changed is None else min(seq.length, seq._changed)
+        # Of a copy: another thread may change the sequence meanwhile.
+        fork = seq.fork()
+        length = fork.length if fork._changed is None else min(fork.length, fork._changed)
         pages = min(len(data) // _PAGE_BYTES, length // PAGE_TOKENS)
         digests = list(_digests(data, pages, extra))
         if not digests:
@@ -123,7 +125,6 @@ class PrefixIndex:
                 if self._plain or len(known.digests) == len(digests):
                     self._touch(known)
                     return length
-            fork = seq.fork()
             try:
                 fork.truncate(length)
             except ShapeError:

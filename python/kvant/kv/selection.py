@@ -35,8 +35,7 @@ def remove(seq: KVSequence, start: int, stop: int, rope: Ropes, threads: int | N
         selections.append(
             _selection(seq, layer, head, held, kept, how, start - stop, first, len(kept))
         )
-    _select(seq, "remove", selections, False, threads)
-    _note(seq, start)
+    _select(seq, "remove", selections, False, threads, start)
 
 
 def shift(
@@ -55,8 +54,7 @@ def shift(
         kept = np.arange(held)
         how = ropes[layer] if first < last else None
         selections.append(_selection(seq, layer, head, held, kept, how, by, first, last))
-    _select(seq, "shift", selections, False, threads)
-    _note(seq, start)
+    _select(seq, "shift", selections, False, threads, start)
 
 
 def keep_only(
@@ -71,8 +69,7 @@ def keep_only(
         for head, tokens in enumerate(heads):
             count = seq.held(layer, head) if held is None else held[layer][head]
             selections.append(_selection(seq, layer, head, count, tokens, None, 0, 0, 0))
-    _select(seq, "evict", selections, True, threads)
-    _note(seq, 0)
+    _select(seq, "evict", selections, True, threads, 0)
 
 
 def _check_range(function: str, seq: KVSequence, start: int, stop: int) -> None:
@@ -126,9 +123,13 @@ def _select(
     selections: list[_core.KvSelection],
     evict: bool,
     threads: int | None,
+    start: int,
 ) -> None:
-    seq._grow(lambda: seq._core.select(name, selections, evict, threads or 0))
-
-
-def _note(seq: KVSequence, start: int) -> None:
-    seq._changed = start if seq._changed is None else min(start, seq._changed)
+    before = seq._changed
+    # Before it is true, so that nobody takes what is changed for what it was.
+    seq._changed = start if before is None else min(start, before)
+    try:
+        seq._grow(lambda: seq._core.select(name, selections, evict, threads or 0))
+    except BaseException:
+        seq._changed = before
+        raise

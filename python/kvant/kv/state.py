@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "save"]
 
 _MAGIC = b"KVANTKV\n"
-_VERSION = 1
+_VERSION = 2
 _FIXED = struct.Struct("<8sIQ16s")
 _ALIGNMENT = 64
 _MOST_HEADER = 1 << 28
