@@ -29,6 +29,8 @@ def test_attention_has_the_bits_of_the_reference(
     wanted = kv_attention(q, k[:, None], v[:, None], 0.25, window=70, **how)
     found = arm.attend(q, k, v, CODECS.index(codec))
     assert np.array_equal(found.view(np.uint32), wanted.view(np.uint32))
+    if codec.startswith("kivi"):
+        return  # Keys that are coded by channel hold no values.
     wanted = kv_attention(q, k[:, None], None, 0.25, value_dim=dim, window=70, **how)
     found = arm.attend(q, k, None, CODECS.index(codec))
     assert np.array_equal(found.view(np.uint32), wanted.view(np.uint32))
