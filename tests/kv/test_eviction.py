@@ -340,6 +340,15 @@ def test_states_that_cannot_be(missing, settled, sound, window):
         refuses(lambda: other._core.load(0, 0, state, False), "not one of such a layer")
 
 
+def test_no_state_of_keys_by_channel_was_evicted():
+    """Nothing evicts them, and what takes tokens back relies on it."""
+    cache = KVCache(1, 1, DIM, "kivi4", "q4_0")
+    state = np.frombuffer(fed(cache, 200)._core.save(0, 0), np.uint8).copy()
+    state[:64].view(np.int64)[6:] = 1, 1
+    other = cache.sequence()
+    refuses(lambda: other._core.load(0, 0, state, False), "not one of such a layer")
+
+
 def test_a_window_cut_to_its_edge_is_saved(tmp_path):
     cache = KVCache(1, 1, DIM, "q4_0", "q4_0", window=65)
     seq = cache.sequence()

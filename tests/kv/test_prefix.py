@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kvant import CacheFullError, KVCache, KVPolicy, ShapeError
+from kvant import CacheFullError, FormatError, KVCache, KVPolicy, ShapeError
 from support import words
 
 HEADS, DIM = 2, 32
@@ -254,3 +254,25 @@ def test_what_is_no_token(tokens, message):
 def test_a_sequence_of_another_cache():
     with pytest.raises(ShapeError, match="sequence of the index's cache"):
         cache_of().prefixes.publish(cache_of().sequence(), PROMPT)
+
+
+def test_what_another_thread_changes_meanwhile_is_no_prefix(monkeypatch):
+    """Tokens go between the call of `publish` and its copy of the sequence."""
+    cache = cache_of()
+    seq = with_tokens(cache, PROMPT)
+    whole = type(seq).fork
+
+    def fork(self):
+        self.remove(100, 110)
+        return whole(self)
+
+    monkeypatch.setattr(type(seq), "fork", fork)
+    assert cache.prefixes.publish(seq, PROMPT) == 64
+
+
+def test_a_change_that_was_refused_leaves_a_prefix():
+    cache = KVCache(2, HEADS, DIM, "kivi4", "q4_0")
+    seq = with_tokens(cache, PROMPT)
+    with pytest.raises(FormatError):
+        seq.remove(100, 110)
+    assert cache.prefixes.publish(seq, PROMPT) == 256
